@@ -1,0 +1,113 @@
+"""What a rendering means: pupil samples, signs, units and the edge rule. Standard library only.
+
+The convention of the whole project; nobody else defines an aperture.
+
+- Disparity d: affine inverse depth, dimensionless, larger = nearer.
+- Signed blur D = K (d - d_focus), in px of the image at hand: the shift of the light field at the
+  rim of the pupil, so |D| is the RADIUS of the blur disc. D > 0 lies in front of the focal plane.
+  K is px of radius per unit of disparity and scales with the image's width.
+- Pupil coordinate u = (right, down) in the unit disc (the published 5x5 grid: the unit square).
+- View: L(x, u) = I(x + u M(x, u)), bilinear. M is the disparity seen from u, in px.
+- Photograph: sum over u of A(u) L(x, u), with weights A that sum to 1, in the light of the input.
+- Edge rule: outside the frame the nearest pixel counts (clamp).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
+
+
+@dataclass(frozen=True)
+class Aperture:
+    """The pupil as a set of sample points.
+
+    shape     "grid": views x views points on [-1, 1]^2, as published (Kaneko 2021: 5x5);
+              "disc": `views` points of Vogel's spiral, uniform over the unit disc;
+              "polygon": the same spiral drawn in to a regular polygon with `blades` corners.
+    views     points a side for "grid", points in all for the others.
+    blades    corners of the polygon, 3 to 11.
+    rotation  of the pupil in radians, from right towards down.
+    """
+
+    shape: Literal["grid", "disc", "polygon"] = "grid"
+    views: int = 5
+    blades: int = 0
+    rotation: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.shape not in ("grid", "disc", "polygon"):
+            raise ValueError(f"aperture shape {self.shape!r}: use grid, disc or polygon")
+        if self.views < 1:
+            raise ValueError(f"an aperture needs at least one view, not {self.views}")
+        if self.shape == "polygon" and not 3 <= self.blades <= 11:
+            raise ValueError(f"a polygon aperture has 3 to 11 blades, not {self.blades}")
+
+    def samples(self) -> list[tuple[float, float, float]]:
+        """(u right, v down, weight) of every view; the weights sum to 1."""
+        points = list(self._grid() if self.shape == "grid" else self._spiral())
+        total = math.fsum(weight for _, _, weight in points)
+        return [(u, v, weight / total) for u, v, weight in points]
+
+    def _grid(self) -> Iterator[tuple[float, float, float]]:
+        n = self.views
+        steps = [2 * i / (n - 1) - 1 for i in range(n)] if n > 1 else [0.0]
+        cos, sin = math.cos(self.rotation), math.sin(self.rotation)
+        for v in steps:
+            for u in steps:
+                yield u * cos - v * sin, u * sin + v * cos, 1.0
+
+    def _spiral(self) -> Iterator[tuple[float, float, float]]:
+        for i in range(self.views):
+            radius, angle = math.sqrt((i + 0.5) / self.views), i * GOLDEN_ANGLE + self.rotation
+            rim = self.rim(angle)
+            # The spiral has equal angles and equal areas; a rim at rim(angle) has area ~ rim^2.
+            yield radius * rim * math.cos(angle), radius * rim * math.sin(angle), rim * rim
+
+    def rim(self, angle: float) -> float:
+        """Distance of the pupil's edge from its centre in that direction; corners lie at 1."""
+        if self.shape != "polygon":
+            return 1.0
+        sector = 2 * math.pi / self.blades
+        return math.cos(sector / 2) / math.cos((angle - self.rotation) % sector - sector / 2)
+
+
+PUBLISHED = Aperture("grid", 5)  # the paper's 5x5 views
+
+
+def signed_blur(disparity: float, focus: float, blur: float) -> float:
+    """D = K (d - d_focus) in px; also right for arrays. blur is K, px of radius per unit."""
+    return blur * (disparity - focus)
+
+
+def thin_lens_radius(
+    z: float, z_focus: float, aperture_radius: float, focal_px: float
+) -> float:
+    """Signed blur-disc RADIUS in px, a f_px (1/z - 1/z_f); z, z_focus, aperture_radius in metres.
+
+    Half the diameter that most textbooks give. Positive nearer than the focus.
+    """
+    return aperture_radius * focal_px * (1 / z - 1 / z_focus)
+
+
+# A full-frame portrait lens, the convention for photos without metric depth: see `blur_of_f_number`.
+REFERENCE_F_NUMBER = 1.8
+REFERENCE_STRENGTH = 0.02
+
+
+def blur_of_strength(strength_percent: float, width: int) -> float:
+    """K in px per unit of disparity, where one whole unit of defocus blurs to a radius of
+    `strength_percent` of the image's width."""
+    return strength_percent / 100 * width
+
+
+def blur_of_f_number(f_number: float, width: int) -> float:
+    """K without metric depth, by convention: f/1.8 blurs one unit of disparity to a radius of
+    2 % of the width, and the radius goes as 1/N as it does for a real lens."""
+    if not f_number > 0:
+        raise ValueError(f"f-number {f_number}: give a positive number such as 1.8")
+    return REFERENCE_STRENGTH * width * REFERENCE_F_NUMBER / f_number

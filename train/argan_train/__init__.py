@@ -1,0 +1,1 @@
+"""Training of AR-GAN and AR-GAN-DR with torch."""
