@@ -1,0 +1,372 @@
+"""The command line. Exit codes: 0 ok, 1 some of several inputs failed, 2 bad usage or input."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
+
+import argan
+from argan import bundle, photo
+from argan.errors import Error, InputError, MissingExtraError, ShapeError
+from argan.refocus import Focus, Quality, blur_px, find_model, load, render
+
+Photos = Annotated[
+    list[Path], typer.Argument(metavar="IN", help="JPEG, PNG or WebP.", show_default=False)
+]
+Out = Annotated[
+    str | None,
+    typer.Option("-o", "--output", metavar="OUT|DIR", help="Beside the input if not given."),
+]
+Model = Annotated[
+    str | None, typer.Option(metavar="BUNDLE", help="NAME.argan; the one that ships if not given.")
+]
+Backend = Annotated[Literal["onnx"], typer.Option(help="What runs the network.")]
+Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="All cores if not given.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace existing files, even the input.")]
+Blades = Annotated[int, typer.Option(metavar="N", help="0: round pupil; 3 to 11: a polygon.")]
+RenderQuality = Annotated[Quality, typer.Option("--quality", help="preview is faster.")]
+
+app = typer.Typer(
+    help="Depth and bokeh from one photo.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line -> exit code. Every error is one line on stderr."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            arguments = sys.argv[1:] if arguments is None else arguments
+            return app(arguments or ["--help"], prog_name="argan", standalone_mode=False) or 0
+        except Error as error:
+            return _complain(error)
+        except typer.TyperException as error:
+            return _complain(f"{error.format_message()} (see argan --help)")
+        except (KeyboardInterrupt, typer.Abort):
+            return 130
+        except MemoryError:
+            return _complain("out of memory; use a smaller photo")
+        except Exception as error:
+            if os.environ.get("ARGAN_TRACEBACK"):
+                raise
+            kind = type(error).__name__
+            return _complain(f"a bug: {kind}: {error} (ARGAN_TRACEBACK=1 shows where)")
+
+
+def _complain(message: object) -> int:
+    print("argan:", " ".join(str(message).splitlines()), file=sys.stderr)
+    return 2
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"argan {argan.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def refocus(
+    photos: Photos,
+    output: Out = None,
+    focus: Annotated[
+        str, typer.Option(metavar="auto|X,Y|D", help="auto, a pixel, or a disparity.")
+    ] = "auto",
+    f_number: Annotated[
+        float | None, typer.Option(metavar="N", help="1.8 if no blur is given.")
+    ] = None,
+    blur: Annotated[
+        float | None, typer.Option(metavar="K", help="px of radius per unit of disparity.")
+    ] = None,
+    strength: Annotated[
+        float | None, typer.Option(metavar="PERCENT", help="The same in percent of the width.")
+    ] = None,
+    blades: Blades = 0,
+    quality: RenderQuality = "final",
+    model: Model = None,
+    backend: Backend = "onnx",
+    threads: Threads = None,
+    force: Force = False,
+) -> int:
+    """Give photos a shallow depth of field.
+
+    Writes PHOTO_bokeh.jpg beside PHOTO.jpg. An f-number is a convention, for the depth is not
+    metric: at f/1.8 one unit of disparity (about nearest to farthest) blurs to a radius of 2 %
+    of the photo's width.
+
+    \b
+    Examples:
+      argan refocus photo.jpg
+      argan refocus photo.jpg --focus 1200,800 --f-number 1.4 -o bokeh.png
+      argan refocus *.jpg --strength 3 --blades 6 -o out/
+    """
+    where = parse_focus(focus)
+    blur_px(1, f_number=f_number, blur=blur, strength=strength)  # refused before any work
+    refocuser = load(model, threads=threads)
+
+    def one(source: Path, target: Path) -> str:
+        result = refocuser.refocus(
+            source, focus=where, f_number=f_number, blur=blur, strength=strength, blades=blades,
+            quality=quality,
+        )  # fmt: skip
+        result.image.save(target)
+        return f"focus {result.focus:.3f}"
+
+    return _run(one, photos, output, "bokeh", force=force)
+
+
+@app.command()
+def depth(
+    photos: Photos,
+    output: Out = None,
+    colormap: Annotated[
+        photo.ColorMap | None, typer.Option(help="Colours to look at, in place of 16-bit values.")
+    ] = None,
+    model: Model = None,
+    backend: Backend = "onnx",
+    threads: Threads = None,
+    force: Force = False,
+) -> int:
+    """Write the disparity of photos; larger = nearer.
+
+    Writes PHOTO_depth.png beside PHOTO.jpg: 16-bit grey, d = lo + v/65535 (hi - lo), lo and hi in
+    its text chunks. OUT.npy is float32 [H, W].
+
+    \b
+    Examples:
+      argan depth photo.jpg
+      argan depth photo.jpg -o photo.npy
+      argan depth *.jpg --colormap inferno -o out/
+    """
+    refocuser = load(model, threads=threads)
+
+    def one(source: Path, target: Path) -> str:
+        disparity = refocuser.depth(source)
+        photo.save_disparity(target, disparity, colormap)
+        return f"disparity {disparity.min():.3f} to {disparity.max():.3f}"
+
+    return _run(one, photos, output, "depth", force=force, maps=True)
+
+
+@app.command("render")
+def render_command(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="JPEG, PNG or WebP.")],
+    disparity: Annotated[
+        Path, typer.Option(metavar="FILE", help=".npy or 16-bit .png of the photo's size.")
+    ],
+    focus_disparity: Annotated[
+        float, typer.Option(metavar="V", help="The disparity that stays sharp.")
+    ],
+    blur: Annotated[float, typer.Option(metavar="K", help="px of radius per unit of disparity.")],
+    output: Out = None,
+    blades: Blades = 0,
+    quality: RenderQuality = "final",
+    threads: Threads = None,
+    force: Force = False,
+) -> int:
+    """Blur a photo by a disparity map of your own: the lens alone, no network.
+
+    The radius of the blur is K |d - V| px.
+
+    \b
+    Examples:
+      argan render photo.jpg --disparity depth.npy --focus-disparity 0.7 --blur 40
+      argan render photo.jpg --disparity depth.png --focus-disparity 0.7 --blur 40 -o out.png
+    """
+
+    def one(source: Path, target: Path) -> str:
+        picture, distances = photo.load(source), photo.load_disparity(disparity)
+        size, wanted = distances.shape[::-1], picture.pixels.shape[1::-1]
+        if size != wanted:
+            raise ShapeError(
+                f"{disparity} is {size[0]}x{size[1]} and {source} is {wanted[0]}x{wanted[1]};"
+                " resize the map to the photo (upright)"
+            )
+        pixels = render(
+            picture.pixels, distances, focus=focus_disparity, blur=blur, blades=blades,
+            quality=quality, threads=threads,
+        )  # fmt: skip
+        photo.save(target, replace(picture, pixels=pixels))
+        return f"focus {focus_disparity:.3f}"
+
+    return _run(one, [image], output, "bokeh", force=force, reads=(disparity,))
+
+
+@app.command()
+def info(
+    model: Annotated[
+        str | None, typer.Argument(metavar="BUNDLE", help="The one that ships if not given.")
+    ] = None,
+) -> int:
+    """Check a bundle and show what it holds.
+
+    \b
+    Examples:
+      argan info
+      argan info flowers.argan
+    """
+    path = find_model(model)
+    content = bundle.read(path)
+    manifest, port = content.manifest, content.image
+    lines = {
+        "bundle": f"{path} (schema {manifest['schema']}, argan {manifest['argan']}), checked",
+        "name": f"{manifest['name']}, task {manifest['task']}",
+        "input": f"{port.name}, about {port.nominal}^2 px in steps of {port.multiple_of}",
+        "output": f"{content.disparity.name}, {content.disparity.lo:g} to {content.disparity.hi:g}",
+        **{group: _flat(manifest[group]) for group in ("optics", "source", "licence", "tools")},
+        **{f"variant {name}": _flat(v) for name, v in manifest["variants"].items()},
+        "files": ", ".join(f"{n} {len(data):,} B" for n, data in sorted(content.files.items())),
+    }
+    for name, value in lines.items():
+        print(f"{name + ':':14} {value}")
+    return 0
+
+
+def _flat(fields: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in fields.items()) or "-"
+
+
+def parse_focus(text: str) -> Focus:
+    """"auto", "X,Y" in px or a disparity -> what `Refocuser.refocus` takes."""
+    if text == "auto":
+        return "auto"
+    if text.endswith("m") and _numbers(text[:-1]):
+        raise InputError(
+            f"--focus {text}: metres need a model with metric depth; give X,Y or a disparity"
+        )
+    match _numbers(text):
+        case [disparity]:
+            return disparity
+        case [x, y]:
+            return x, y
+    raise InputError(f"--focus {text}: give auto, X,Y in pixels such as 640,480, or a disparity")
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        return []
+
+
+def _run(
+    work: Callable[[Path, Path], str],
+    sources: list[Path],
+    output: str | None,
+    tail: str,
+    *,
+    force: bool,
+    maps: bool = False,
+    reads: tuple[Path, ...] = (),
+) -> int:
+    """work(input, output) -> a word on the result, for each input; -> exit code."""
+    targets = _targets(sources, output, tail, maps)
+
+    def one(source: Path, target: Path) -> None:
+        named = output is not None and target == Path(output)
+        _check_target(target, (*sources, *reads), named, force)
+        print(target, work(source, target), sep="  ")
+
+    if len(sources) == 1:
+        one(sources[0], targets[0])
+        return 0
+    code = 0
+    console = Console(stderr=True)
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        for source, target in progress.track(list(zip(sources, targets, strict=True))):
+            try:
+                one(source, target)
+            except Error as error:
+                _complain(error)
+                code = 1
+    return code
+
+
+def _targets(sources: list[Path], output: str | None, tail: str, maps: bool) -> list[Path]:
+    """The file each input's result goes to: -o, or IN_tail beside the input or in the folder -o."""
+    folder = output is not None and (
+        len(sources) > 1 or output.endswith("/") or Path(output).is_dir()
+    )
+    if output is not None and folder and not Path(output).is_dir():
+        raise InputError(f"{output} is not a directory; make it first, or give a single input")
+    if output is not None and not folder:
+        targets = [Path(output)]
+    else:
+        names = [f"{source.stem}_{tail}{_suffix(source, maps)}" for source in sources]
+        folders = [Path(output) if output else source.parent for source in sources]
+        targets = [folder / name for folder, name in zip(folders, names, strict=True)]
+    for target in targets:
+        (photo.check_map_suffix if maps else photo.check_photo_suffix)(target)
+        if targets.count(target) > 1:
+            raise InputError(f"two inputs would both become {target}; run them one by one with -o")
+    return targets
+
+
+def _suffix(source: Path, maps: bool) -> str:
+    if maps:
+        return ".png"
+    return source.suffix if source.suffix.lower() in photo.SUFFIXES else ".jpg"
+
+
+def _check_target(target: Path, reads: tuple[Path, ...], named: bool, force: bool) -> None:
+    """A file that exists is replaced only where -o names it or with --force, an input only with
+    --force."""
+    if force or not target.exists():
+        return
+    if any(path.exists() and target.samefile(path) for path in reads):
+        raise InputError(f"{target} is an input; name another with -o, or replace it by --force")
+    if not named:
+        raise InputError(f"{target} exists; name it with -o, or replace it by --force")
+
+
+def _add(entry: EntryPoint) -> None:
+    """A command of another package: it gets its arguments untouched, and is loaded when called."""
+
+    @app.command(
+        entry.name,
+        help=f"Part of {entry.module.partition('.')[0]}; see argan {entry.name} --help.",
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    )
+    def command(
+        arguments: Annotated[list[str] | None, typer.Argument(metavar="...", hidden=True)] = None,
+    ) -> int:
+        return int(_load(entry)(arguments or []) or 0)
+
+
+def _load(entry: EntryPoint) -> Callable[[list[str]], int | None]:
+    try:
+        function: Callable[[list[str]], int | None] = entry.load()
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package.startswith("argan"):
+            raise
+        extra = "export" if entry.name == "export" else "train"
+        raise MissingExtraError(package, extra) from error
+    return function
+
+
+for _entry in sorted(entry_points(group="argan.commands")):
+    _add(_entry)

@@ -1,0 +1,72 @@
+"""Checkpoints: safetensors and JSON, never pickle; written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from argan.errors import InputError, MissingFileError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Atomic: a killed or failed save leaves the file that was there."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial, metadata)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise MissingFileError(f"no checkpoint at {path}: give a run folder that has trained")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise InputError(f"{path} is damaged ({error}): take an earlier copy") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(partial, path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise MissingFileError(f"no {path.name} in {path.parent}: give a folder made by argan train")
+    value: dict[str, Any] = json.loads(path.read_text())
+    return value
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def flatten(prefix: str, part: nn.Module | torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The state of a network or of Adam as named tensors."""
+    if isinstance(part, nn.Module):
+        return {f"{prefix}.{name}": value for name, value in part.state_dict().items()}
+    states = part.state_dict()["state"]
+    return {f"{prefix}.{i}.{k}": v for i, state in states.items() for k, v in state.items()}
+
+
+def restore(prefix: str, part: nn.Module | torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The inverse of `flatten`, in place."""
+    own = {k.removeprefix(prefix + "."): v for k, v in tensors.items() if k.startswith(prefix + ".")}
+    if isinstance(part, nn.Module):
+        part.load_state_dict(own)
+        return
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in own.items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = value
+    part.load_state_dict(part.state_dict() | {"state": state})

@@ -1,0 +1,52 @@
+"""The losses in named phases. Logits are higher for photos; disparities are in px."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def d_main(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Discriminator, -log C(photo) - log(1 - C(fake)), non-saturating logistic form."""
+    return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+
+
+def d_r1(real: Tensor, real_logits: Tensor) -> Tensor:
+    """R1, 1/2 |grad C(photo)|^2 (Mescheder et al. 2018); `real` must require a gradient."""
+    (gradient,) = torch.autograd.grad(real_logits.sum(), real, create_graph=True)
+    return 0.5 * gradient.square().sum(dim=(1, 2, 3)).mean()
+
+
+def g_main(fake_logits: Tensor) -> Tensor:
+    """Generator, -log C(fake)."""
+    return F.softplus(-fake_logits).mean()
+
+
+def center_focus_prior(
+    size: int, radius: float, slope_px: float, limit_px: float, device: torch.device | str = "cpu"
+) -> Tensor:
+    """D_p(r) = 0 within `radius`, -slope (r - radius) beyond (Kaneko 2021): [1, 1, S, S] px.
+
+    r is the distance from the centre in half widths (1 at the middle of a side), slope_px is px per
+    half width; the map stays within the disparity's own limit.
+    """
+    axis = (torch.arange(size, device=device) + 0.5) / size * 2 - 1
+    r = torch.hypot(axis[:, None], axis[None, :])
+    return -(slope_px * (r - radius)).clamp(0, limit_px)[None, None]
+
+
+def g_prior(disparity: Tensor, prior: Tensor) -> Tensor:
+    """Mean squared distance of the disparity from the prior, px^2."""
+    return (disparity - prior).square().mean()
+
+
+def gradient_loss(predicted: Tensor, target: Tensor, scales: int = 3) -> Tensor:
+    """L1 between the spatial gradients at several scales: keeps outlines where they are (Li and
+    Snavely 2018). Both [N, 1, H, W]."""
+    gap, total = predicted - target, predicted.new_zeros(())
+    for _ in range(scales):
+        total = total + (gap[..., 1:] - gap[..., :-1]).abs().mean()
+        total = total + (gap[..., 1:, :] - gap[..., :-1, :]).abs().mean()
+        gap = F.avg_pool2d(gap, 2)
+    return total / scales

@@ -1,0 +1,204 @@
+"""AR-GAN's networks: generator, depth expansion, discriminator; and AR-GAN-DR's depth network.
+
+z [N, latent] -> Generator -> image [N, 3, S, S] sRGB 0..1, disparity [N, 1, S, S] px (0 = in focus)
+image [N, 3, H, W] sRGB 0..1 -> DepthNet -> disparity [N, 1, H, W] in 0..1 (1 = nearest)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def stage_channels(size: int, width: int) -> dict[int, int]:
+    """Channels at each resolution from 4 to `size`: `width` at full size, doubling downwards to 4x."""
+    sizes = [4 << i for i in range(size.bit_length() - 2)]
+    if sizes[-1] != size:
+        raise ValueError(f"size {size}: use a power of two from 8")
+    return {s: min(width * size // s, width * 4) for s in sizes}
+
+
+class LatentNorm(nn.Module):
+    """Batch norm whose scale and shift come from the latent (self-modulation, Chen et al. 2019)."""
+
+    def __init__(self, channels: int, latent: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, affine=False)
+        self.affine = nn.Linear(latent, 2 * channels)
+        nn.init.normal_(self.affine.weight, std=0.02)
+        nn.init.zeros_(self.affine.bias)
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        scale, shift = self.affine(z)[:, :, None, None].chunk(2, dim=1)
+        return self.norm(x) * (1 + scale) + shift
+
+
+class UpBlock(nn.Module):
+    """Residual block that doubles the resolution between its two convolutions."""
+
+    def __init__(self, inputs: int, outputs: int, latent: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = LatentNorm(inputs, latent), LatentNorm(outputs, latent)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.skip = nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        h = F.interpolate(self.conv1(F.relu(self.norm1(x, z))), scale_factor=2.0, mode="nearest")
+        h = self.conv2(F.relu(self.norm2(h, z)))
+        return h + F.interpolate(self.skip(x), scale_factor=2.0, mode="nearest")
+
+
+class Generator(nn.Module):
+    """z -> the all-in-focus image and its disparity.
+
+    The disparity leaves the trunk at `depth_size`, coarser than the image, and is enlarged smoothly:
+    a head at full size learns an edge map (blurring a smooth region costs nothing, so the game can
+    be won without depth).
+    """
+
+    def __init__(
+        self, size: int, width: int, latent: int, depth_size: int, max_blur_px: float
+    ) -> None:
+        super().__init__()
+        channels = stage_channels(size, width)
+        self.size, self.latent, self.depth_size = size, latent, depth_size
+        self.max_blur_px = max_blur_px
+        self.base = channels[4]
+        self.stem = nn.Linear(latent, self.base * 16)
+        sizes = list(channels)
+        self.blocks = nn.ModuleList(
+            UpBlock(channels[a], channels[b], latent)
+            for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+        )
+        self.image_norm = nn.BatchNorm2d(channels[size])
+        self.image_head = nn.Conv2d(channels[size], 3, 3, padding=1)
+        self.depth_norm = nn.BatchNorm2d(channels[depth_size])
+        self.depth_head = nn.Sequential(
+            nn.Conv2d(channels[depth_size], 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 1, 3, padding=1)
+        )
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """z [N, latent] -> image [N, 3, S, S] in 0..1 sRGB, disparity [N, 1, S, S] px."""
+        x = self.stem(z).view(-1, self.base, 4, 4)
+        depth = x
+        for block in self.blocks:
+            x = block(x, z)
+            if x.shape[-1] == self.depth_size:
+                depth = self.depth_head(F.relu(self.depth_norm(x)))
+        image = torch.sigmoid(self.image_head(F.relu(self.image_norm(x))))
+        depth = F.interpolate(depth.float(), size=(self.size, self.size), mode="bilinear")
+        return image.float(), self.max_blur_px * torch.tanh(depth)
+
+
+class DepthExpansion(nn.Module):
+    """T, the paper's M(x, u) = T(D_u): corrects the disparity of all views at once, residually."""
+
+    def __init__(self, views: int, hidden: int = 32) -> None:
+        super().__init__()
+        self.inner = nn.Conv2d(views, hidden, 3, padding=1)
+        self.norm = nn.BatchNorm2d(hidden)
+        self.outer = nn.Conv2d(hidden, views, 3, padding=1)
+        nn.init.zeros_(self.outer.weight)  # starts as the identity
+        nn.init.zeros_(self.outer.bias)
+
+    def forward(self, disparity: Tensor) -> Tensor:
+        """[N, V, H, W] px -> [N, V, H, W] px."""
+        return disparity + torch.tanh(self.outer(self.norm(F.elu(self.inner(disparity)))))
+
+
+class DownBlock(nn.Module):
+    """Residual block that halves the resolution between its two convolutions; no normalisation."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, inputs, 3, padding=1)
+        self.conv2 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.skip = nn.Conv2d(inputs, outputs, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.avg_pool2d(F.leaky_relu(self.conv1(F.leaky_relu(x, 0.2)), 0.2), 2)
+        return self.conv2(h) + self.skip(F.avg_pool2d(x, 2))
+
+
+class Discriminator(nn.Module):
+    """image [N, 3, S, S] sRGB 0..1 -> logits [N], higher = more like a photo."""
+
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__()
+        channels = stage_channels(size, width)
+        sizes = list(channels)[::-1]
+        self.stem = nn.Conv2d(3, channels[size], 3, padding=1)
+        self.blocks = nn.ModuleList(
+            DownBlock(channels[a], channels[b]) for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+        )
+        self.mix = nn.Conv2d(channels[4] + 1, channels[4], 3, padding=1)
+        self.head = nn.Linear(channels[4] * 16, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.stem(image * 2 - 1)
+        for block in self.blocks:
+            x = block(x)
+        x = F.leaky_relu(self.mix(torch.cat([x, batch_deviation(x)], dim=1)), 0.2)
+        return self.head(x.flatten(1))[:, 0].float()
+
+
+def batch_deviation(x: Tensor) -> Tensor:
+    """Minibatch standard deviation as a feature map (Karras et al. 2018): [N, C, H, W] -> [N, 1, H, W].
+
+    Shows the discriminator a collapse that no single image shows.
+    """
+    deviation = (x.float().var(dim=0, unbiased=False) + 1e-8).sqrt().mean()
+    return deviation.to(x.dtype).expand(x.shape[0], 1, *x.shape[2:])
+
+
+class Separable(nn.Module):
+    """Inverted residual (Sandler et al. 2018): expand 1x1, depthwise 3x3, project 1x1."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, expand: int = 4) -> None:
+        super().__init__()
+        inner = inputs * expand
+        self.residual = stride == 1 and inputs == outputs
+        self.layers = nn.Sequential(
+            nn.Conv2d(inputs, inner, 1, bias=False), nn.BatchNorm2d(inner), nn.ReLU6(),
+            nn.Conv2d(inner, inner, 3, stride, 1, groups=inner, bias=False), nn.BatchNorm2d(inner), nn.ReLU6(),
+            nn.Conv2d(inner, outputs, 1, bias=False), nn.BatchNorm2d(outputs),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x) if self.residual else self.layers(x)
+
+
+class DepthNet(nn.Module):
+    """AR-GAN-DR: photo -> disparity, from ops that every phone accelerator has and int8 survives
+    (convolution, depthwise convolution, ReLU6, bilinear enlargement, concatenation)."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        stages = [width, width * 3 // 2, width * 2, width * 4, width * 6]  # at 1/2, 1/4 ... 1/32
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, stages[0], 3, 2, 1, bias=False), nn.BatchNorm2d(stages[0]), nn.ReLU6()
+        )
+        self.encoder = nn.ModuleList(
+            nn.Sequential(Separable(a, b, stride=2), Separable(b, b))
+            for a, b in zip(stages[:-1], stages[1:], strict=True)
+        )
+        self.decoder = nn.ModuleList(
+            Separable(below + here, here, expand=2)
+            for below, here in zip(stages[:0:-1], stages[-2::-1], strict=True)
+        )
+        self.head = nn.Conv2d(stages[0], 1, 3, padding=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """[N, 3, H, W] sRGB 0..1, H and W multiples of 32 -> [N, 1, H, W] in 0..1."""
+        x = self.stem(image * 4 - 2)
+        features = [x]
+        for stage in self.encoder:
+            features.append(stage(features[-1]))
+        x = features.pop()
+        for stage in self.decoder:
+            x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+            x = stage(torch.cat([x, features.pop()], dim=1))
+        x = F.interpolate(self.head(x), scale_factor=2.0, mode="bilinear", align_corners=False)
+        return torch.sigmoid(x)

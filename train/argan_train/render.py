@@ -1,0 +1,53 @@
+"""The light-field renderer in torch: differentiable in the image and in the disparity.
+
+The same equation, signs and edge rule as `argan.render`, the reference in numpy that judges this one.
+"""
+
+from __future__ import annotations
+
+import torch
+from argan.optics import Aperture
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def views(image: Tensor, disparity: Tensor, points: Tensor) -> Tensor:
+    """L(x, u) = I(x + u M(x, u)): image [N, C, H, W], disparity px [N, V, H, W] (one map per view;
+    [N, 1, H, W] serves them all), points [V, 2] of the pupil (right, down) -> [N, V, C, H, W]."""
+    n, channels, height, width = image.shape
+    shift = disparity.float()[..., None] * points.float()[:, None, None, :]  # [N, V, H, W, 2]
+    x = torch.arange(width, device=image.device) + shift[..., 0]
+    y = torch.arange(height, device=image.device)[:, None] + shift[..., 1]
+    # grid_sample wants -1 and 1 at the centres of the outermost pixels (align_corners=True).
+    grid = torch.stack([x * (2 / max(width - 1, 1)) - 1, y * (2 / max(height - 1, 1)) - 1], dim=-1)
+    # All views of an image in one tall grid: one gather, and the image is never copied.
+    count = grid.shape[1]
+    sampled = F.grid_sample(
+        image.float(),
+        grid.reshape(n, count * height, width, 2),
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=True,
+    )
+    return sampled.reshape(n, channels, count, height, width).transpose(1, 2)
+
+
+def pupil(aperture: Aperture, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """Points [V, 2] and weights [V] (sum 1) of the aperture."""
+    samples = torch.tensor(aperture.samples(), dtype=torch.float32, device=device)
+    return samples[:, :2], samples[:, 2]
+
+
+def light_field(image: Tensor, disparity: Tensor, aperture: Aperture) -> Tensor:
+    """image [N, 3, H, W], disparity px [N, V, H, W] -> the views [N, V, 3, H, W]."""
+    return views(image, disparity, pupil(aperture, image.device)[0])
+
+
+def photograph(image: Tensor, disparity: Tensor, points: Tensor, weights: Tensor) -> Tensor:
+    """The weighted mean of the views: image [N, 3, H, W], disparity px [N, V or 1, H, W] -> like image."""
+    return (views(image, disparity, points) * weights[:, None, None, None]).sum(dim=1)
+
+
+def view_disparity(disparity: Tensor, points: Tensor) -> Tensor:
+    """D_u(x) = D(x + u D(x)), before expansion: [N, 1, H, W] px -> [N, V, H, W] px."""
+    return views(disparity, disparity, points)[:, :, 0]
