@@ -145,7 +145,7 @@ def read(path: str | os.PathLike[str]) -> Bundle:
         if path.is_dir():
             return _parse(_collect(_folder_files(path)))
         if not path.is_file() or path.stat().st_size > MAX_BYTES:
-            _fail(f"is no file of at most {MAX_BYTES >> 20} MiB")
+            _fail(f"is a device, or has more than {MAX_BYTES >> 20} MiB")
         return _parse(_collect(_zip_files(path.read_bytes())))
     except BundleError as error:
         raise BundleError(f"bundle {path} {error}; get or export it again") from error
@@ -164,11 +164,9 @@ def _fingerprint(data: bytes) -> dict[str, Any]:
 def _collect(members: Iterator[tuple[str, bytes]]) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     folded = set()
-    total = 0
     for name, data in members:
-        total += len(data)
-        if total > MAX_BYTES or len(files) == MAX_FILES:
-            _fail(f"is larger than {MAX_BYTES >> 20} MiB or {MAX_FILES} files")
+        if len(files) == MAX_FILES:
+            _fail(f"has more than {MAX_FILES} files")
         if name.casefold() in folded:  # two names that are one on a phone's disk
             _fail(f"has {name!r} twice")
         folded.add(name.casefold())
@@ -204,8 +202,10 @@ def _folder_files(folder: Path) -> Iterator[tuple[str, bytes]]:
         if stat.S_ISDIR(kind.st_mode):
             continue
         left -= kind.st_size
-        if not stat.S_ISREG(kind.st_mode) or left < 0:
-            _fail(f"has a link or an oversized file, {name!r}")
+        if not stat.S_ISREG(kind.st_mode):
+            _fail(f"has a link or a device, {name!r}")
+        if left < 0:
+            _fail(f"has more than {MAX_BYTES >> 20} MiB")
         yield name, path.read_bytes()
 
 

@@ -286,7 +286,8 @@ def _run(
     def one(source: Path, target: Path) -> None:
         named = output is not None and target == Path(output)
         _check_target(target, (*sources, *reads), named, force)
-        print(target, work(source, target), sep="  ")
+        result = work(source, target)
+        print(f"{target}  {result}".encode(errors="backslashreplace").decode())  # names of any bytes
 
     if len(sources) == 1:
         one(sources[0], targets[0])

@@ -95,7 +95,7 @@ def _decode(path: Path, file: IO[bytes]) -> Photo:
         image.load()
         # Pillow brings 16-bit colour down to 8; OpenCV keeps it, but accepts a file cut short,
         # so it reads only what Pillow has read to its end.
-        return from_pil(image, _deep_colours(file) if deep else None)
+        return from_pil(image, _deep_colours(image, file) if deep else None)
 
 
 def _too_large(path: Path) -> str:
@@ -113,8 +113,8 @@ Colours = tuple[NDArray[Any], NDArray[Any] | None, bytes | None]  # pixels, alph
 
 def from_pil(image: Image.Image, colours: Colours | None = None) -> Photo:
     """A Pillow image of any 8-bit mode -> Photo, turned upright; `colours` replaces its pixels."""
-    exif = image.getexif()
     try:
+        exif = image.getexif()
         orientation = exif.get(ORIENTATION)
         if orientation is not None:
             exif[ORIENTATION] = 1
@@ -126,7 +126,7 @@ def from_pil(image: Image.Image, colours: Colours | None = None) -> Photo:
     if turn:
         pixels = np.ascontiguousarray(turn(pixels))
         alpha = None if alpha is None else np.ascontiguousarray(turn(alpha))
-    return Photo(pixels, alpha, icc, block, image.format or "")
+    return Photo(pixels, alpha, icc, block, "JPEG" if image.format == "MPO" else image.format or "")
 
 
 def _colours(image: Image.Image) -> Colours:
@@ -154,17 +154,30 @@ def _to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
         return image
 
 
-def _deep_colours(file: IO[bytes]) -> Colours:
+def _deep_colours(image: Image.Image, file: IO[bytes]) -> Colours:
     file.seek(0)
-    data = file.read()
-    stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    bare = np.frombuffer(_bare_png(file.read()), np.uint8)
+    stored = cv2.imdecode(bare, cv2.IMREAD_UNCHANGED)
     if stored is None or stored.dtype != np.uint16:
-        raise InputError("a 16-bit PNG that OpenCV can't read; save it again as 8 bit")
+        raise ValueError("16-bit pixels that OpenCV can't read")
     if stored.ndim == 2:
         return np.repeat(stored[..., None], 3, axis=2), None, None
-    icc = Image.open(io.BytesIO(data)).info.get("icc_profile")
     alpha = stored[..., 3].copy() if stored.shape[2] == 4 else None
-    return np.ascontiguousarray(stored[..., 2::-1]), alpha, icc
+    return np.ascontiguousarray(stored[..., 2::-1]), alpha, image.info.get("icc_profile") or None
+
+
+def _bare_png(data: bytes) -> bytes:
+    """A PNG's pixels alone, with sound checksums: of all else libpng prints complaints."""
+    kept, at = data[:8], 8
+    while at + 8 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4])
+        name, body = data[at + 4 : at + 8], data[at + 8 : end - 4]
+        if name in (b"IHDR", b"tRNS", b"IDAT", b"IEND"):
+            if _png_chunk(name, body) != data[at:end]:
+                raise ValueError("a checksum is wrong")
+            kept += data[at:end]
+        at = end
+    return kept
 
 
 def to_pil(photo: Photo) -> Image.Image:
@@ -248,7 +261,9 @@ def load_disparity(path: str | os.PathLike[str]) -> NDArray[np.float32]:
     path = Path(path)
     check_readable(path, "a disparity map (.npy or 16-bit .png)")
     check_map_suffix(path)
-    disparity = _read_npy(path) if path.suffix.lower() == ".npy" else _read_map_png(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        disparity = _read_npy(path) if path.suffix.lower() == ".npy" else _read_map_png(path)
     if not np.isfinite(disparity).all():
         raise InputError(f"{path} holds NaN or infinity; fill those pixels first")
     return disparity
@@ -264,14 +279,13 @@ def _read_npy(path: Path) -> NDArray[np.float32]:
     try:
         # Mapped, so that the shape is checked against the file's size before memory is taken.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError, SyntaxError) as error:
+    except Exception as error:  # as in `load`
         raise InputError(f"{path} is not a .npy array; write it with numpy.save") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or array.ndim != 2:
         raise InputError(f"{path} holds no [H, W] array of numbers; save one map per file")
     if not 0 < array.size <= MAX_PIXELS:
         raise InputError(f"{path} has shape {array.shape}; give 1 to {MAX_PIXELS} pixels")
-    with np.errstate(over="ignore"):  # float64 out of float32's range: refused as infinity
-        return np.array(array, np.float32)
+    return np.array(array, np.float32)  # float64 out of its range becomes infinity
 
 
 def _read_map_png(path: Path) -> NDArray[np.float32]:
@@ -289,8 +303,7 @@ def _read_map_png(path: Path) -> NDArray[np.float32]:
         raise
     except Exception as error:  # as in `load`
         raise InputError(wanted) from error
-    with np.errstate(over="ignore", invalid="ignore"):
-        return (lo + values / np.float32(65535) * (hi - lo)).astype(np.float32)
+    return (lo + values / np.float32(65535) * (hi - lo)).astype(np.float32)
 
 
 def save_disparity(

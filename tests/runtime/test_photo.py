@@ -1,7 +1,6 @@
 import io
 import struct
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -114,8 +113,8 @@ def test_16_bit_png_stays_16_bit(has_alpha, tmp_path):
     assert (loaded.icc, loaded.exif) == (SRGB_PROFILE, exif_block(1))
     if has_alpha:
         np.testing.assert_array_equal(loaded.alpha, alpha)
-    photo.save(tmp_path / "a.jpg", loaded)
-    assert photo.load(tmp_path / "a.jpg").pixels.dtype == np.uint8
+    eight_bit = np.asarray(photo.to_pil(loaded))[..., :3]
+    np.testing.assert_array_equal(eight_bit, np.rint(pixels / 257))
 
 
 def test_16_bit_grey_png(tmp_path):
@@ -158,6 +157,17 @@ def deep_png() -> bytes:
     return photo._encode_deep_png(photo.Photo(noise))
 
 
+def before_the_last_pixels(png: bytes) -> bytes:
+    assert png.count(b"IDAT") > 1
+    return png[: png.rindex(b"IDAT") - 4]
+
+
+def wrong_checksum() -> bytes:
+    data = bytearray(deep_png())
+    data[-14] ^= 1  # of the pixels; the last 12 bytes are the closing chunk
+    return bytes(data)
+
+
 def bomb() -> bytes:
     """A PNG of 400 bytes that declares 60000 x 60000 px."""
     header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
@@ -175,6 +185,8 @@ BAD = {
     "progressive JPEG cut": (half(encoded("JPEG", progressive=True)), "cut short"),
     "PNG cut": (half(encoded("PNG")), "cut short"),
     "16-bit PNG cut": (half(deep_png()), "cut short"),
+    "16-bit PNG cut between two chunks": (before_the_last_pixels(deep_png()), "cut short"),
+    "16-bit PNG with a wrong checksum": (wrong_checksum(), "a checksum is wrong"),
     "WebP cut": (half(encoded("WEBP")), "cut short"),
     "bomb": (bomb(), "million pixels"),
 }

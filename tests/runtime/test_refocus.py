@@ -6,7 +6,7 @@ from PIL import Image
 
 import argan
 from argan import bundle, optics, photo
-from argan.errors import BundleError, InputError, MissingFileError, ShapeError
+from argan.errors import BundleError, InputError, MissingFileError
 from argan.refocus import Refocuser, auto_focus, blur_px, focus_disparity, network_size
 
 TINY = Path(__file__).parents[1] / "data" / "tiny.argan"  # brighter is nearer; range 0 to 0.5

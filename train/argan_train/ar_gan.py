@@ -154,7 +154,5 @@ def load_generator(run: Path, device: torch.device) -> tuple[Generator, ArGanCon
     """The averaged generator of a run, for sampling."""
     config = build(ArGanConfig, checkpoint.read_json(run / "config.json")["settings"])
     generator = make_generator(config)
-    generator.load_state_dict(
-        {k: v.float() if v.is_floating_point() else v for k, v in checkpoint.load_tensors(run / "ema.safetensors").items()}
-    )
+    generator.load_state_dict(checkpoint.load_floats(run / "ema.safetensors"))
     return generator.to(device).eval().requires_grad_(False), config

@@ -34,6 +34,11 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path} is damaged ({error}): take an earlier copy") from None
 
 
+def load_floats(path: Path) -> dict[str, Tensor]:
+    """Weights as float32, also where they are kept in half precision."""
+    return {k: v.float() if v.is_floating_point() else v for k, v in load_tensors(path).items()}
+
+
 def write_json(path: Path, value: Any) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(value, indent=1) + "\n")

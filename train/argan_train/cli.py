@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from argan.errors import Error, InputError
 
-from argan_train import data, loop
+from argan_train import checkpoint, data, loop
 from argan_train.ar_gan import ArGan
-from argan_train.config import ArGanConfig, Config, load_preset
+from argan_train.ar_gan_dr import ArGanDr, load_teachers
+from argan_train.config import ArGanConfig, ArGanDrConfig, Config, load_preset
 from argan_train.toy import ToyWorld
 
 EXAMPLES = """examples:
@@ -69,7 +70,11 @@ def train(argv: list[str]) -> int:
     gan.add_argument("--preset", default="flowers64", help="configs/NAME.toml or a .toml file")
     gan.add_argument("--data", required=True, help='a folder or zip of photos, or "toy"')
     add_settings(gan, ArGanConfig)
-    for method in (gan,):
+    student = methods.add_parser("ar-gan-dr", help="one photo to disparity, from AR-GAN's samples")
+    student.add_argument("--preset", default="dr96", help="configs/NAME.toml or a .toml file")
+    student.add_argument("--teacher", required=True, type=Path, nargs="+", help="AR-GAN run folders")
+    add_settings(student, ArGanDrConfig)
+    for method in (gan, student):
         method.add_argument("--out", required=True, type=Path, help="run folder")
         method.add_argument("--resume", action="store_true", help="go on where --out stopped")
         method.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -77,10 +82,32 @@ def train(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
+    run = start_ar_gan if arguments.method == "ar-gan" else start_ar_gan_dr
+    method, record = run(arguments, device)
+    loop.train(method, arguments.out, record, device, arguments.resume)
+    return 0
+
+
+def start_ar_gan(arguments: argparse.Namespace, device: torch.device) -> tuple[ArGan, dict[str, Any]]:
     config = load_preset(ArGanConfig, arguments.preset, chosen(arguments, ArGanConfig))
     photos, record = load_training_photos(arguments.data, config)
-    loop.train(ArGan(config, photos.to(device)), arguments.out, record, device, arguments.resume)
-    return 0
+    return ArGan(config, photos.to(device)), record
+
+
+def start_ar_gan_dr(
+    arguments: argparse.Namespace, device: torch.device
+) -> tuple[ArGanDr, dict[str, Any]]:
+    config = load_preset(ArGanDrConfig, arguments.preset, chosen(arguments, ArGanDrConfig))
+    teachers = load_teachers(arguments.teacher, device)
+    record = {
+        run.name: {
+            "sha256": checkpoint.sha256(run / "ema.safetensors"),
+            "record": (about := checkpoint.read_json(run / "config.json")),
+            "data": about["data"],
+        }
+        for run in arguments.teacher
+    }
+    return ArGanDr(config, teachers, device), {"teachers": record}
 
 
 def report_errors(command: Callable[[list[str]], int], argv: list[str]) -> int:

@@ -69,6 +69,7 @@ class ArGanDrConfig:
     """AR-GAN-DR: a depth network that learns from AR-GAN's samples alone."""
 
     size: int = 96  # px of the training crops, a multiple of 32
+    nominal: int = 128  # px at which photos are shown to the exported network
     steps: int = 4000
     batch: int = 24
     seed: int = 0

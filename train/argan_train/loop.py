@@ -1,7 +1,7 @@
 """The loop that every method shares: steps, log, pictures, checkpoints, resume.
 
 A run folder explains itself:
-    config.json         method, settings, versions, data (with hash), device
+    config.json         method, settings, versions, data (with hash), device, steps and seconds so far
     log.jsonl           one line per `log_every` steps
     state.safetensors   everything that resuming needs
     ema.safetensors     the averaged network, which is what users run
@@ -129,7 +129,8 @@ def train(
         if (folder / "state.safetensors").exists():
             raise InputError(f"{folder} already holds a run: give --resume, or another --out")
         (folder / "log.jsonl").write_text("")
-    checkpoint.write_json(folder / "config.json", describe(method, data, device))
+    record = describe(method, data, device)
+    checkpoint.write_json(folder / "config.json", record | {"steps": done, "seconds": spent})
     line: dict[str, float] = {}
     start = time.monotonic() - spent
     with SummaryWriter(str(folder / "tensorboard")) as board, (folder / "log.jsonl").open("a") as log:
@@ -158,5 +159,9 @@ def train(
             if step % config.picture_every == 0 or last:
                 Image.fromarray(method.picture()).save(folder / "samples" / f"{step:07d}.png")
             if step % config.save_every == 0 or last:
-                save(method, folder, step, time.monotonic() - start)
+                seconds = time.monotonic() - start
+                save(method, folder, step, seconds)
+                checkpoint.write_json(
+                    folder / "config.json", record | {"steps": step, "seconds": round(seconds, 1)}
+                )
     return line

@@ -1,0 +1,78 @@
+"""CARD.md of a bundle: what it learnt from, for how long, how well it does, where it fails."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from argan_export.graph import DepthGraph
+
+NO_LICENCE = """The licence of these weights was not stated when they were exported. The photographs that they
+were learnt from belong to their owners. argan's own Apache-2.0 licence does not cover weights.
+"""
+
+
+def card(name: str, graph: DepthGraph, parity: dict[str, Any], evaluation: dict[str, Any] | None) -> str:
+    """Markdown."""
+    settings, data = graph.record["settings"], graph.record["data"]
+    parameters = sum(p.numel() for p in graph.network.parameters())
+    lines = [
+        f"# {name}",
+        "",
+        "One photo to disparity (affine inverse depth, larger = nearer), learnt without depth labels:",
+        "an AR-GAN learns to photograph its own sharp images and disparities through a lens, and this",
+        "network (AR-GAN-DR) learns from its samples. No pretrained weights anywhere.",
+        "",
+        "| | |",
+        "| --- | --- |",
+        f"| run | `{graph.run}`, seed {settings['seed']} |",
+        f"| network | DepthNet, width {settings['width']}, {parameters:,} parameters |",
+        f"| trained | {settings['steps']:,} steps of {settings['batch']} samples at {settings['size']} px,"
+        f" {hours(graph.record)} on {device(graph.record)} |",
+    ]
+    for teacher, about in data["teachers"].items():
+        source, record = about["data"], about["record"]
+        lines += [
+            f"| teacher | `{teacher}`: {record['settings']['steps']:,} steps of"
+            f" {record['settings']['batch']} at {record['settings']['size']} px,"
+            f" seed {record['settings']['seed']}, {hours(record)} on {device(record)} |",
+            f"| photos | {source['photos']:,} of `{source['source']}`, sha256 of the list"
+            f" `{source.get('sha256', '-')[:16]}` |",
+        ]
+    lines += [
+        f"| runs at | about {graph.nominal} x {graph.nominal} px, sides multiples of 32 |",
+        f"| ONNX against PyTorch | largest difference {parity['max_abs']:g}, {parity['psnr_db']} dB |",
+        "",
+    ]
+    lines += figures(evaluation) if evaluation else ["Accuracy: not measured.", ""]
+    return "\n".join(lines)
+
+
+def figures(evaluation: dict[str, Any]) -> list[str]:
+    """The table of `argan evaluate`, with its baselines."""
+    lines = [
+        "## Accuracy",
+        "",
+        "Relative RMSE of the disparity after the best scale and shift (1 = a constant) / Spearman",
+        "correlation, beside baselines that have learnt nothing. None of these sets was used for",
+        "training or for choosing a checkpoint.",
+        "",
+        "| set | this model | radial | ramp | radial+ramp |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for group, about in evaluation["groups"].items():
+        scores = about["scores"]
+        cells = [
+            f"{scores[m]['rel_rmse']:.2f} / {scores[m]['spearman']:.2f}"
+            for m in ("model", "radial", "ramp", "radial+ramp")
+        ]
+        lines.append(f"| {group} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def hours(record: dict[str, Any]) -> str:
+    return f"{record['seconds'] / 3600:.2f} h"
+
+
+def device(record: dict[str, Any]) -> str:
+    threads = "" if record["device"].startswith("NVIDIA") else f", {record['threads']} threads"
+    return f"{record['device']}{threads}"

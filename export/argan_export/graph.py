@@ -1,0 +1,56 @@
+"""What is exported: trained networks as graphs with named inputs and outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from argan_train import checkpoint
+from argan_train.ar_gan_dr import FOCAL_PLANE, load_depth_net
+from torch import nn
+
+
+@dataclass(frozen=True)
+class DepthGraph:
+    """photo [1, 3, H, W] sRGB 0..1 -> disparity [1, 1, H, W]; H and W multiples of 32.
+
+    network  in evaluation mode
+    nominal  px: photos are scaled to about nominal^2
+    range    of the disparity in a typical photo: background, subject
+    run      the folder's name; record: its config.json; checkpoint: sha256 of the weights
+    """
+
+    network: nn.Module
+    nominal: int
+    range: tuple[float, float]
+    run: str
+    record: dict[str, Any]
+    checkpoint: str
+
+
+MULTIPLE = 32
+
+
+def depth_graph(run: Path) -> DepthGraph:
+    """The averaged depth network of an AR-GAN-DR run."""
+    network, config = load_depth_net(run)
+    return DepthGraph(
+        network=network,
+        nominal=config.nominal,
+        range=(0.0, FOCAL_PLANE),
+        run=run.name,
+        record=checkpoint.read_json(run / "config.json"),
+        checkpoint=checkpoint.sha256(run / "ema.safetensors"),
+    )
+
+
+def golden_input(graph: DepthGraph) -> torch.Tensor:
+    """A seeded picture [1, 3, nominal, nominal] with smooth parts, edges and grain."""
+    rng = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, 3, 6, 6, generator=rng)
+    smooth = nn.functional.interpolate(coarse, size=(graph.nominal,) * 2, mode="bicubic")
+    blocks = nn.functional.interpolate(coarse.flip(-1), size=(graph.nominal,) * 2, mode="nearest")
+    grain = torch.randn(smooth.shape, generator=rng) * 0.02
+    return (0.6 * smooth + 0.4 * blocks + grain).clamp(0, 1)

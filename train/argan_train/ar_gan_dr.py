@@ -1,0 +1,117 @@
+"""AR-GAN-DR: one photo -> disparity, learnt from AR-GAN's own samples alone (no depth labels)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from argan_train import augment, checkpoint, losses, metrics, render
+from argan_train.ar_gan import Generator, load_generator
+from argan_train.config import ArGanConfig, ArGanDrConfig, build
+from argan_train.loop import seeded, update_average
+from argan_train.networks import DepthNet
+from argan_train.pictures import disparity_rows, image_rows
+
+# A teacher's disparity D in [-limit, limit] px becomes d = (D / limit + 1) / 2: the focal plane,
+# where the subject lies, is 0.5 and the farthest background 0.
+FOCAL_PLANE = 0.5
+SUBJECT_THRESHOLD = 0.25  # half way from the background to the focal plane
+
+
+class ArGanDr:
+    """teachers: generators on `device` with their settings."""
+
+    name = "ar-gan-dr"
+
+    def __init__(
+        self, config: ArGanDrConfig, teachers: Sequence[tuple[Generator, ArGanConfig]], device: torch.device
+    ) -> None:
+        self.config, self.teachers, self.device = config, list(teachers), device
+        torch.manual_seed(config.seed)
+        self.network = DepthNet(config.width).to(device)
+        self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+
+    def parts(self) -> dict[str, torch.nn.Module | torch.optim.Optimizer]:
+        return {"network": self.network, "ema": self.ema, "optimizer": self.optimizer}
+
+    @torch.no_grad()
+    def samples(self, n: int, rng: torch.Generator, step: int) -> tuple[Tensor, Tensor]:
+        """image [N, 3, S, S] of a teacher, half of them through its lens, and d [N, 1, S, S]."""
+        generator, config = self.teachers[step % len(self.teachers)]
+        z = torch.randn(n, config.latent, generator=rng, device=self.device)
+        image, disparity = generator(z)
+        s = augment.uniform(rng, n, 0.2, 1.0) * augment.chance(rng, n, 0.5)
+        points, weights = render.pupil(config.aperture(), self.device)
+        taken = render.photograph(image, disparity * s, points, weights)
+        return taken, (disparity / config.max_blur_px + 1) / 2
+
+    def lesson(self, n: int, rng: torch.Generator, step: int) -> tuple[Tensor, Tensor]:
+        """Augmented input [N, 3, size, size] and the disparity to learn [N, 1, size, size]."""
+        image, disparity = self.samples(n, rng, step)
+        image, disparity = augment.paste(image, disparity, SUBJECT_THRESHOLD, self.config.paste, rng)
+        image, disparity = augment.crop(image, disparity, self.config.size, (1.0, 2.0), rng)
+        image = augment.recolour_apart(image, disparity, SUBJECT_THRESHOLD, rng)
+        return augment.grain(image, rng), disparity
+
+    def step(self, step: int) -> dict[str, Tensor]:
+        config = self.config
+        rng = seeded(config.seed, step, self.device)
+        image, target = self.lesson(config.batch, rng, step)
+        for group in self.optimizer.param_groups:  # warms up, then falls to nothing along a cosine
+            group["lr"] = config.learning_rate * min(step / config.warmup, 1.0) * (
+                0.5 + 0.5 * float(np.cos(np.pi * step / config.steps))
+            )
+        predicted = self.network(image)
+        absolute = F.l1_loss(predicted, target)
+        outline = losses.gradient_loss(predicted, target)
+        self.optimizer.zero_grad()
+        (absolute + config.gradient_weight * outline).backward()
+        self.optimizer.step()
+        update_average(self.ema, self.network, step, config.batch, config.ema_half_life, config.warmup)
+        return {"l1": absolute.detach(), "gradient": outline.detach()}
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, float]:
+        """On unseen samples of the teachers, as they are: relative RMSE beside the radial prior's."""
+        image, target = self.samples(32, seeded(self.config.seed, 1 << 31, self.device), 0)
+        size = self.config.size
+        image, target = (F.interpolate(x, size=(size, size), mode="bilinear") for x in (image, target))
+        predicted = self.ema(image).cpu().numpy()[:, 0]
+        truth = target.cpu().numpy()[:, 0]
+        known, radial = np.ones((size, size), bool), metrics.baselines(size, size)["radial"]
+        scores = {
+            "rel_rmse": [metrics.depth_scores(p, t, known, ratios=False)["rel_rmse"]
+                         for p, t in zip(predicted, truth, strict=True)],
+            "radial_rel_rmse": [metrics.depth_scores(radial, t, known, ratios=False)["rel_rmse"]
+                                for t in truth],
+        }  # fmt: skip
+        return {name: float(np.mean(values)) for name, values in scores.items()}
+
+    @torch.no_grad()
+    def picture(self) -> np.ndarray:
+        """Rows: augmented input, the disparity to learn, what the network says (white = near)."""
+        image, target = self.lesson(12, seeded(self.config.seed, 0, self.device), 0)
+        return np.concatenate(
+            [image_rows(image), disparity_rows(target, 0, 1), disparity_rows(self.ema(image), 0, 1)]
+        )
+
+
+def load_teachers(runs: Sequence[Path], device: torch.device) -> list[tuple[Generator, ArGanConfig]]:
+    return [load_generator(run, device) for run in runs]
+
+
+def load_depth_net(run: Path) -> tuple[DepthNet, ArGanDrConfig]:
+    """The averaged depth network of a run."""
+    config = build(ArGanDrConfig, checkpoint.read_json(run / "config.json")["settings"])
+    network = DepthNet(config.width)
+    network.load_state_dict(checkpoint.load_floats(run / "ema.safetensors"))
+    return network.eval().requires_grad_(False), config

@@ -1,0 +1,85 @@
+"""Augmentations for the depth network: on the device, differentiable or not, all from one generator.
+
+Images [N, 3, H, W] sRGB 0..1, disparities [N, 1, H, W] 0..1.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def uniform(rng: torch.Generator, n: int, low: float, high: float) -> Tensor:
+    """[N, 1, 1, 1] on the generator's device."""
+    return low + (high - low) * torch.rand(n, 1, 1, 1, generator=rng, device=rng.device)
+
+
+def chance(rng: torch.Generator, n: int, probability: float) -> Tensor:
+    """bool [N, 1, 1, 1]."""
+    return torch.rand(n, 1, 1, 1, generator=rng, device=rng.device) < probability
+
+
+def recolour(image: Tensor, rng: torch.Generator) -> Tensor:
+    """Tone curve, contrast, saturation, turned hues, now and then a negative: so that "dark" and
+    "green" say nothing about depth."""
+    n, device = len(image), image.device
+    order = torch.stack([torch.randperm(3, generator=rng, device=device) for _ in range(n)])
+    turned = torch.gather(image, 1, order[:, :, None, None].expand_as(image))
+    image = torch.where(chance(rng, n, 0.5), turned, image)
+    image = torch.where(chance(rng, n, 0.25), 1 - image, image)
+    image = image.clamp(1e-4, 1) ** (2 ** uniform(rng, n, -1.2, 1.2))
+    grey = image.mean(dim=1, keepdim=True)
+    image = grey + (image - grey) * uniform(rng, n, 0.2, 1.5)
+    level = image.mean(dim=(1, 2, 3), keepdim=True)
+    image = level + (image - level) * uniform(rng, n, 0.6, 1.4) + uniform(rng, n, -0.15, 0.15)
+    return image.clamp(0, 1)
+
+
+def recolour_apart(image: Tensor, disparity: Tensor, threshold: float, rng: torch.Generator) -> Tensor:
+    """Half of the images: subject and background recoloured each for itself, along the disparity."""
+    front = torch.sigmoid((disparity - threshold) * 24)
+    apart = front * recolour(image, rng) + (1 - front) * recolour(image, rng)
+    return torch.where(chance(rng, len(image), 0.5), apart, recolour(image, rng))
+
+
+def paste(
+    image: Tensor, disparity: Tensor, threshold: float, probability: float, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """The subject of each sample, moved, before another sample's scene."""
+    n, _, height, width = image.shape
+    shift = (torch.rand(2, generator=rng, device=image.device) - 0.5) * 0.6
+    moves = (int(shift[0] * height), int(shift[1] * width))
+    moved = torch.roll(torch.cat([image, disparity], dim=1), moves, dims=(2, 3))
+    front = torch.sigmoid((moved[:, 3:] - threshold) * 24) * chance(rng, n, probability)
+    behind = torch.cat([image, disparity], dim=1).roll(1, dims=0)
+    behind = torch.where(chance(rng, n, 0.5), behind.flip(-1), behind)
+    whole = torch.cat([image, disparity], dim=1)
+    scene = torch.where(front.amax(dim=(1, 2, 3), keepdim=True) > 0, front * moved + (1 - front) * behind, whole)
+    return scene[:, :3], scene[:, 3:]
+
+
+def crop(
+    image: Tensor, disparity: Tensor, size: int, zoom: tuple[float, float], rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """A random square at a random zoom (1 = the whole frame), flipped at random: [N, 3, size, size].
+
+    Takes the subject off the centre, so that "centre" says nothing about depth either.
+    """
+    n = len(image)
+    share = 1 / uniform(rng, n, *zoom).view(n, 1)  # of the frame
+    centre_x, centre_y = (uniform(rng, n, -1, 1).view(n, 1) * (1 - share) for _ in range(2))
+    mirror = torch.where(chance(rng, n, 0.5), -1.0, 1.0).view(n, 1)
+    axis = (torch.arange(size, device=image.device) + 0.5) / size * 2 - 1
+    x = centre_x + share * axis * mirror  # [N, size] in -1..1
+    y = centre_y + share * axis
+    grid = torch.stack([x[:, None, :].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], dim=-1)
+    both = torch.cat([image, disparity], dim=1)
+    out = F.grid_sample(both, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return out[:, :3], out[:, 3:]
+
+
+def grain(image: Tensor, rng: torch.Generator) -> Tensor:
+    """Sensor noise of up to 4 %, so that the generator's own texture is no clue."""
+    noise = torch.randn(image.shape, generator=rng, device=image.device)
+    return (image + noise * uniform(rng, len(image), 0, 0.04)).clamp(0, 1)
