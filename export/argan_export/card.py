@@ -6,28 +6,31 @@ from typing import Any
 
 from argan_export.graph import DepthGraph
 
-NO_LICENCE = """The licence of these weights was not stated when they were exported. The photographs that they
-were learnt from belong to their owners. argan's own Apache-2.0 licence does not cover weights.
+NO_LICENCE = """The licence of these weights was not stated when they were exported. The photographs
+that they were learnt from belong to their owners. argan's own Apache-2.0 licence does
+not cover weights.
 """
 
 
-def card(name: str, graph: DepthGraph, parity: dict[str, Any], evaluation: dict[str, Any] | None) -> str:
+def card(
+    name: str, graph: DepthGraph, parity: dict[str, Any], evaluation: dict[str, Any] | None
+) -> str:
     """Markdown."""
     settings, data = graph.record["settings"], graph.record["data"]
     parameters = sum(p.numel() for p in graph.network.parameters())
     lines = [
         f"# {name}",
         "",
-        "One photo to disparity (affine inverse depth, larger = nearer), learnt without depth labels:",
-        "an AR-GAN learns to photograph its own sharp images and disparities through a lens, and this",
-        "network (AR-GAN-DR) learns from its samples. No pretrained weights anywhere.",
+        "One photo to disparity (affine inverse depth, larger = nearer), learnt without depth",
+        "labels: an AR-GAN learns to photograph its own sharp images and disparities through a",
+        "lens, and this network (AR-GAN-DR) learns from its samples. No pretrained weights.",
         "",
         "| | |",
         "| --- | --- |",
         f"| run | `{graph.run}`, seed {settings['seed']} |",
         f"| network | DepthNet, width {settings['width']}, {parameters:,} parameters |",
-        f"| trained | {settings['steps']:,} steps of {settings['batch']} samples at {settings['size']} px,"
-        f" {hours(graph.record)} on {device(graph.record)} |",
+        f"| trained | {settings['steps']:,} steps of {settings['batch']} samples at"
+        f" {settings['size']} px, {hours(graph.record)} on {device(graph.record)} |",
     ]
     for teacher, about in data["teachers"].items():
         source, record = about["data"], about["record"]
@@ -40,7 +43,8 @@ def card(name: str, graph: DepthGraph, parity: dict[str, Any], evaluation: dict[
         ]
     lines += [
         f"| runs at | about {graph.nominal} x {graph.nominal} px, sides multiples of 32 |",
-        f"| ONNX against PyTorch | largest difference {parity['max_abs']:g}, {parity['psnr_db']} dB |",
+        f"| ONNX against PyTorch | largest difference {parity['max_abs']:g},"
+        f" {parity['psnr_db']} dB |",
         "",
     ]
     lines += figures(evaluation) if evaluation else ["Accuracy: not measured.", ""]

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from argan import bundle
 from argan.errors import Error, InputError, MissingFileError
 from argan.optics import REFERENCE_F_NUMBER
-
 from argan_export.card import NO_LICENCE, card
-from argan_export.graph import MULTIPLE, DepthGraph, depth_graph, golden_input
+from argan_export.graph import DepthGraph, depth_graph, golden_input
 from argan_export.to_onnx import gap, to_onnx
+from argan_train.ar_gan_dr import MULTIPLE
 
 EXAMPLES = """examples:
   argan export runs/flowers-dr -o flowers.argan
@@ -27,11 +28,15 @@ EXAMPLES = """examples:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser("argan export", description="Export a run as a bundle.", epilog=EXAMPLES,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        "argan export", description="Export a run as a bundle.", epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("run", type=Path, help="folder of an ar-gan-dr run")
     parser.add_argument("-o", "--output", type=Path, required=True, help="NAME.argan")
-    parser.add_argument("--evaluation", type=Path, help="evaluation.json of argan evaluate, for the card")
+    parser.add_argument(
+        "--evaluation", type=Path, help="evaluation.json of argan evaluate, for the card"
+    )
     parser.add_argument("--licence", type=Path, help="text that becomes LICENSE-WEIGHTS")
     arguments = parser.parse_args(argv)
     try:
@@ -78,7 +83,7 @@ def golden(graph: DepthGraph, image: torch.Tensor) -> bytes:
 
 
 def manifest(name: str, graph: DepthGraph, variants: dict[str, object]) -> dict[str, object]:
-    """bundle.json, but for what `bundle.write` fills in; its fields are documented in `argan.bundle`."""
+    """bundle.json, but for what `bundle.write` fills in; `argan.bundle` documents its fields."""
     return {
         "name": name,
         "task": "disparity",
@@ -93,7 +98,7 @@ def manifest(name: str, graph: DepthGraph, variants: dict[str, object]) -> dict[
         "optics": {"f_number": REFERENCE_F_NUMBER},
         "calibration": None,
         "source": {"checkpoint": graph.checkpoint, "run": graph.run},
-        "tools": {package: version(package) for package in ("torch", "onnx", "onnxscript", "onnxslim")},
+        "tools": {name: version(name) for name in ("torch", "onnx", "onnxscript", "onnxslim")},
         "licence": {
             "weights": "see LICENSE-WEIGHTS",
             "data": ", ".join(

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from argan_train import checkpoint
-from argan_train.ar_gan_dr import FOCAL_PLANE, load_depth_net
 from torch import nn
+
+from argan_train import checkpoint
+from argan_train.ar_gan_dr import TYPICAL_RANGE, load_depth_net
 
 
 @dataclass(frozen=True)
@@ -30,16 +31,13 @@ class DepthGraph:
     checkpoint: str
 
 
-MULTIPLE = 32
-
-
 def depth_graph(run: Path) -> DepthGraph:
     """The averaged depth network of an AR-GAN-DR run."""
     network, config = load_depth_net(run)
     return DepthGraph(
         network=network,
         nominal=config.nominal,
-        range=(0.0, FOCAL_PLANE),
+        range=TYPICAL_RANGE,
         run=run.name,
         record=checkpoint.read_json(run / "config.json"),
         checkpoint=checkpoint.sha256(run / "ema.safetensors"),

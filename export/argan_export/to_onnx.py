@@ -13,10 +13,11 @@ import numpy as np
 import onnx
 import onnxslim
 import torch
-from argan.backends.onnx import Onnx
 from torch.export import Dim
 
-from argan_export.graph import MULTIPLE, DepthGraph
+from argan.backends.onnx import Onnx
+from argan_export.graph import DepthGraph
+from argan_train.ar_gan_dr import MULTIPLE
 
 OPSET = 18
 

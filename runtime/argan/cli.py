@@ -91,10 +91,14 @@ def refocus(
     photos: Photos,
     output: Out = None,
     focus: Annotated[
-        str, typer.Option(metavar="auto|X,Y|D", help="auto, a pixel, or a disparity.")
+        str,
+        typer.Option(
+            metavar="auto|X,Y|D",
+            help="auto (the nearest sizeable thing near the centre), a pixel, or a disparity.",
+        ),
     ] = "auto",
     f_number: Annotated[
-        float | None, typer.Option(metavar="N", help="1.8 if no blur is given.")
+        float | None, typer.Option(metavar="N", help="The bundle's (1.8) if no blur is given.")
     ] = None,
     blur: Annotated[
         float | None, typer.Option(metavar="K", help="px of radius per unit of disparity.")
@@ -131,7 +135,7 @@ def refocus(
             quality=quality,
         )  # fmt: skip
         result.image.save(target)
-        return f"focus {result.focus:.3f}"
+        return f"focus {result.focus:.4g}"
 
     return _run(one, photos, output, "bokeh", force=force)
 
@@ -164,7 +168,7 @@ def depth(
     def one(source: Path, target: Path) -> str:
         disparity = refocuser.depth(source)
         photo.save_disparity(target, disparity, colormap)
-        return f"disparity {disparity.min():.3f} to {disparity.max():.3f}"
+        return f"disparity {disparity.min():.4g} to {disparity.max():.4g}"
 
     return _run(one, photos, output, "depth", force=force, maps=True)
 
@@ -208,7 +212,7 @@ def render_command(
             quality=quality, threads=threads,
         )  # fmt: skip
         photo.save(target, replace(picture, pixels=pixels))
-        return f"focus {focus_disparity:.3f}"
+        return f"focus {focus_disparity:.4g}"
 
     return _run(one, [image], output, "bokeh", force=force, reads=(disparity,))
 
@@ -287,16 +291,17 @@ def _run(
         named = output is not None and target == Path(output)
         _check_target(target, (*sources, *reads), named, force)
         result = work(source, target)
-        print(f"{target}  {result}".encode(errors="backslashreplace").decode())  # names of any bytes
+        line = f"{target}  {result}"  # a name may hold bytes that are no UTF-8
+        print(line.encode(errors="backslashreplace").decode())
 
     if len(sources) == 1:
         one(sources[0], targets[0])
         return 0
-    code = 0
+    code, pairs = 0, list(zip(sources, targets, strict=True))
     console = Console(stderr=True)
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        for source, target in progress.track(list(zip(sources, targets, strict=True))):
+        for source, target in progress.track(pairs, description="photos"):
             try:
                 one(source, target)
             except Error as error:

@@ -1,16 +1,29 @@
 """The fast renderers: `light_field`, the paper's model, and `render`, the photograph.
 
 Signs, units and pupil are those of `optics.py`; `render.py` has the slow reference.
+
+How `render` works. The photo is cut into soft slices by blur radius. A slice holds its pixels'
+colour times their share in it, and the share itself, its coverage; it is blurred as a whole by
+the anti-aliased pupil of its radius. Slices with a radius up to 4.5 px are blurred at full size,
+those up to 9 px at half size, up to 18 px at a quarter, and so on: the cost hardly depends on the
+radius. From front to back each slice fills what those before it left clear: neighbouring parts of
+one sloping surface then add up to exactly one, and something blurred in front lets through what
+is behind it. What stays clear behind an outline was hidden in the photo: the blurred background
+is divided by its coverage there, so that it takes no colour from the subject, and where it has
+none at all, colours from around the hole fill it.
+The full-size work is done in tiles that fit in the cache; whole images are kept only at a quarter
+of the size and less.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -20,12 +33,71 @@ from argan.errors import InputError, ShapeError
 from argan.optics import Aperture
 
 Array = NDArray[np.float32]
+Image = NDArray[Any]  # uint8, uint16 or float32
 
-STRIP_ROWS = 64  # a strip of a 4000 px wide view is 4 MB: it stays in the last-level cache
-OCTAVE = (3, 4)  # slice radii in px of every coarser level: the discs of one differ by 1 px
-FULL = (4, 3, 2, 1, 0, -1, -2, -3, -4)  # slices at full resolution, front to back
+TILE = (256, 512)  # rows, columns: the planes of a tile fit in a second-level cache
+HALO = 12  # px a tile sees beyond itself: reach of a half-size slice (5) and of doubling (1), twice
+SHARP = 0.1  # px: a smaller radius is no blur, the photo's own pixels are kept
+NOTHING = 1e-3  # coverage below this adds less than one 8-bit level
 EPSILON = 1e-6
-ENCODE_STEPS = 65535
+SURE = 4  # a coverage of 1/4 is enough to take a hole's colour from its own neighbourhood
+SOFTENING = 1.0  # px^2: halving and bilinear doubling blur as a disc of about this radius does
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Radii of the slices: px of full size, and px of any smaller size (each octave alike)."""
+
+    fine: tuple[float, ...]
+    octave: tuple[float, ...]
+
+    @property
+    def signed(self) -> list[float]:
+        """Those of full size, back to front; the outermost two stand for all smaller sizes."""
+        side = [*self.fine, 2 * self.octave[0]]
+        return [*(-r for r in reversed(side)), 0.0, *side]
+
+    @property
+    def reduced(self) -> list[float]:
+        """Those of one smaller size; the last stands for all that are smaller still."""
+        return [*self.octave, 2 * self.octave[0]]
+
+
+# Spacing and steps chosen on 9 of the 12 oracle scenes (benchmarks/render.py has the speed):
+# twice the resolution in each gains 0.1 dB. Discs up to 4.5 px are 11x11 filters, the largest
+# that OpenCV computes directly, five times faster than the next size.
+SLICES = {
+    "final": Slices(fine=(1.0, 2.0, 3.0, 4.5), octave=(3.0, 3.6, 4.5)),
+    "preview": Slices(fine=(1.0, 2.5), octave=(2.0, 2.5)),
+}
+
+
+class Box(NamedTuple):
+    """Rows y0 to y1 and columns x0 to x1 of an image."""
+
+    y0: int
+    y1: int
+    x0: int
+    x1: int
+
+    @property
+    def at(self) -> tuple[slice, slice]:
+        return slice(self.y0, self.y1), slice(self.x0, self.x1)
+
+    def grown(self, by: int, shape: tuple[int, ...]) -> Box:
+        return Box(
+            max(self.y0 - by, 0),
+            min(self.y1 + by, shape[0]),
+            max(self.x0 - by, 0),
+            min(self.x1 + by, shape[1]),
+        )
+
+    def halved(self) -> Box:
+        return Box(*(-(-edge // 2) for edge in self))
+
+    def seen_from(self, outer: Box) -> Box:
+        y, x = outer.y0, outer.x0
+        return Box(self.y0 - y, self.y1 - y, self.x0 - x, self.x1 - x)
 
 
 # ---------------------------------------------------------------- the paper's model
@@ -34,44 +106,49 @@ ENCODE_STEPS = 65535
 def light_field_views(
     image: Array, disparity: Array, aperture: Aperture, threads: int | None = None
 ) -> Array:
-    """L(x, u) = I(x + u M(x, u)): image [H, W, C], disparity px [H, W] or [V, H, W] -> [V, H, W, C].
+    """L(x, u) = I(x + u M(x, u)): image [H, W, C], C <= 4, disparity px [H, W] or [V, H, W]
+    (one map per view) -> [V, H, W, C].
 
     ShapeError where the sizes don't fit, InputError where a disparity is not finite.
     """
-    source, maps, samples = _light_field_inputs(image, disparity, aperture)
+    maps, samples = _light_field_maps(image, disparity, aperture)
     views = np.empty((len(samples), *image.shape), np.float32)
 
-    def strip(rows: slice) -> None:
-        for view, (u, v, _) in enumerate(samples):
-            views[view, rows] = _sample(source, maps[view, rows], rows, u, v)[..., : image.shape[2]]
+    def strip(box: Box) -> None:
+        for i, view in enumerate(_strip_views(image, maps, samples, box)):
+            views[i, box.y0 : box.y1] = view[..., : image.shape[2]]
 
-    _over_strips(strip, image.shape[0], threads)
+    with _workers(threads) as pool:
+        _run(strip, _strips(image.shape), pool)
     return views
 
 
 def light_field(
     image: Array, disparity: Array, aperture: Aperture, threads: int | None = None
 ) -> Array:
-    """The weighted mean of the views: image [H, W, C], disparity px [H, W] or [V, H, W] -> [H, W, C].
+    """The weighted mean of the views: image [H, W, C], C <= 4, disparity px [H, W] or [V, H, W]
+    -> [H, W, C].
 
     ShapeError where the sizes don't fit, InputError where a disparity is not finite.
     """
-    source, maps, samples = _light_field_inputs(image, disparity, aperture)
+    maps, samples = _light_field_maps(image, disparity, aperture)
     mean = np.empty(image.shape, np.float32)
 
-    def strip(rows: slice) -> None:
-        total = np.zeros((rows.stop - rows.start, *source.shape[1:]), np.float32)
-        for view, (u, v, weight) in enumerate(samples):
-            cv2.scaleAdd(_sample(source, maps[view, rows], rows, u, v), weight, total, total)
-        mean[rows] = total[..., : image.shape[2]]
+    def strip(box: Box) -> None:
+        total = np.zeros((box.y1 - box.y0, image.shape[1], 4), np.float32)
+        views = _strip_views(image, maps, samples, box)
+        for view, (_, _, weight) in zip(views, samples, strict=True):
+            cv2.scaleAdd(view, weight, total, total)
+        mean[box.y0 : box.y1] = total[..., : image.shape[2]]
 
-    _over_strips(strip, image.shape[0], threads)
+    with _workers(threads) as pool:
+        _run(strip, _strips(image.shape), pool)
     return mean
 
 
-def _light_field_inputs(
+def _light_field_maps(
     image: Array, disparity: Array, aperture: Aperture
-) -> tuple[Array, Array, list[tuple[float, float, float]]]:
+) -> tuple[Array, list[tuple[float, float, float]]]:
     samples = aperture.samples()
     if image.ndim != 3 or not 1 <= image.shape[2] <= 4:
         raise ShapeError(f"image {image.shape}: give [H, W, C] with 1 to 4 channels")
@@ -80,48 +157,41 @@ def _light_field_inputs(
             f"disparity {disparity.shape} does not match image {image.shape[:2]}"
             f" (one map, or one for each of {len(samples)} views)"
         )
-    maps = np.broadcast_to(disparity, (len(samples), *image.shape[:2]))
-    _check_finite(disparity)
-    source = np.asarray(image, np.float32)
-    if source.shape[2] != 4:  # remap takes 4 channels in half the time of 3
-        source = np.dstack([source, *[source[..., :1]] * (4 - source.shape[2])])
-    return source, maps, samples
+    _check_finite("disparity", disparity)
+    return np.broadcast_to(disparity, (len(samples), *image.shape[:2])), samples
 
 
-def _sample(source: Array, disparity: Array, rows: slice, u: float, v: float) -> Array:
-    """One strip of one view; edges clamp."""
-    height, width = source.shape[:2]
-    x = np.multiply(disparity, u, dtype=np.float32)
-    x += np.arange(width, dtype=np.float32)
-    y = np.multiply(disparity, v, dtype=np.float32)
-    y += np.arange(rows.start, rows.stop, dtype=np.float32)[:, None]
-    np.clip(x, 0, width - 1, out=x)
-    np.clip(y, 0, height - 1, out=y)
-    view = cv2.remap(source, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(view, np.float32)
+def _strips(shape: tuple[int, ...]) -> list[Box]:
+    rows = 64  # a strip of a 4000 px wide view with 4 channels takes 4 MB
+    height, width = shape[:2]
+    return [Box(y, min(y + rows, height), 0, width) for y in range(0, height, rows)]
 
 
-def _over_strips(work, height: int, threads: int | None) -> None:  # type: ignore[no-untyped-def]
-    strips = [slice(y, min(y + STRIP_ROWS, height)) for y in range(0, height, STRIP_ROWS)]
-    with _one_opencv_thread(), ThreadPoolExecutor(threads or cv2.getNumberOfCPUs()) as pool:
-        list(pool.map(work, strips))
-
-
-@contextmanager
-def _one_opencv_thread() -> Iterator[None]:
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)
+def _strip_views(
+    image: Array, maps: Array, samples: list[tuple[float, float, float]], box: Box
+) -> Iterator[Array]:
+    """One strip of every view, [rows, W, 4]."""
+    height, width = image.shape[:2]
+    rows = slice(box.y0, box.y1)
+    reach = max(abs(v) for _, v, _ in samples) * np.abs(maps[:, rows]).max()
+    seen = box.grown(math.ceil(min(reach, height)) + 1, image.shape[:2])
+    # remap takes 4 channels in half the time of 3; the spare ones stay 0
+    source = np.zeros((seen.y1 - seen.y0, width, 4), np.float32)
+    source[..., : image.shape[2]] = image[seen.y0 : seen.y1]
+    across = np.arange(width, dtype=np.float32)
+    down = np.arange(box.y0, box.y1, dtype=np.float32)[:, None]
+    for disparity, (u, v, _) in zip(maps[:, rows], samples, strict=True):
+        x = np.clip(across + np.float32(u) * disparity, 0, width - 1, dtype=np.float32)
+        y = np.clip(down + np.float32(v) * disparity, 0, height - 1, dtype=np.float32) - seen.y0
+        view = cv2.remap(source, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        yield np.asarray(view, np.float32)
 
 
 # ---------------------------------------------------------------- the photograph
 
 
 def render(
-    pixels: NDArray[np.generic],
+    pixels: Image,
     disparity: Array,
     *,
     focus: float,
@@ -130,188 +200,465 @@ def render(
     rotation: float = 0.0,
     quality: Literal["final", "preview"] = "final",
     threads: int | None = None,
-) -> NDArray[np.generic]:
-    """The photograph a lens focused at `focus` would have taken.
+) -> Image:
+    """The photograph as a lens focused at disparity `focus` would have taken it.
 
-    pixels     sRGB [H, W, 3], uint8, uint16 or float32 in 0..1; the result has the same type.
-    disparity  [H, W], larger = nearer; blur is K, px of disc radius per unit of disparity.
-    blades     0 for a round pupil, else 3 to 11; rotation in radians, from right towards down.
+    pixels     sRGB [H, W, 3], uint8, uint16 or float32; the result has the same type. 0..1 in
+               float32, and above 1 where highlights are known beyond the photo's white.
+    disparity  float32 [H, W], larger = nearer.
+    blur       K: px of blur-disc radius per unit of disparity.
+    blades     0 for a round pupil, 3 to 11 for a polygon with its corners on the disc's rim.
+    rotation   of the polygon in radians, from right towards down.
+    quality    "preview" has fewer slices.
+    threads    all cores if None; the result does not depend on it.
+
+    ShapeError where sizes don't fit, InputError for another type of photo or a disparity with
+    NaN. OpenCV's own threads are off for the time of the call.
     """
-    if pixels.ndim != 3 or pixels.shape[2] != 3:
+    _check_render(pixels, disparity, focus, blur, blades)
+    pupil = Aperture("polygon", 1, blades, rotation) if blades else Aperture("disc", 1)
+    lens = _Lens(pupil, focus, blur, SLICES[quality], limit=max(disparity.shape))
+    if float(np.abs(lens.extremes(disparity)).max()) < SHARP:
+        return pixels.copy()
+    # glibc: freeing a block of this size ends the habit of giving every tile's memory back
+    np.empty(31 << 20, np.uint8)
+    with _workers(threads) as pool:
+        return _photograph(pixels, disparity, lens, pool)
+
+
+def _check_render(pixels: Image, disparity: Array, focus: float, blur: float, blades: int) -> None:
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
         raise ShapeError(f"photo {pixels.shape}: give [H, W, 3]")
     if disparity.shape != pixels.shape[:2]:
         raise ShapeError(f"disparity {disparity.shape} does not match photo {pixels.shape[:2]}")
-    _check_finite(disparity)
-    D = np.asarray(blur * (np.asarray(disparity, np.float32) - focus), np.float32)
-    largest = float(max(pixels.shape[:2]))
-    D = np.clip(D, -largest, largest)
-    if np.abs(D).max() < 0.25:
-        return pixels.copy()
-    pupil = Aperture("polygon", 1, blades, rotation) if blades else Aperture("disc", 1)
-    photo = np.dstack([_decode(pixels), np.ones_like(D)])
-    result = _encode(_compose(photo, D, pupil), pixels.dtype)
-    sharp = np.abs(D) <= 0
-    return result if not sharp.all() else pixels.copy()
-
-
-def _check_finite(disparity: Array) -> None:
-    if not np.isfinite(disparity).all():
-        raise InputError("the disparity has NaN or infinite values; fill them first")
-
-
-def _decode(pixels: NDArray[np.generic]) -> Array:
-    if pixels.dtype == np.uint8:
-        return np.asarray(cv2.LUT(pixels, _linear(np.arange(256, dtype=np.float32) / 255)))
-    if pixels.dtype == np.uint16:
-        return np.asarray(_linear(np.arange(65536, dtype=np.float32) / 65535)[pixels])
+    if pixels.dtype not in (np.uint8, np.uint16, np.float32):
+        raise InputError(f"photo of type {pixels.dtype}: give uint8, uint16 or float32")
+    if not (math.isfinite(focus) and math.isfinite(blur)):
+        raise InputError(f"focus {focus} and blur {blur}: give finite numbers")
+    if blades and not 3 <= blades <= 11:
+        raise InputError(f"a pupil with {blades} blades: give 3 to 11, or 0 for a round one")
+    _check_finite("disparity", disparity)
     if pixels.dtype == np.float32:
-        return _linear(np.asarray(pixels, np.float32))
-    raise InputError(f"photo of type {pixels.dtype}: give uint8, uint16 or float32")
+        _check_finite("photo", pixels)
 
 
-def _linear(srgb: Array) -> Array:
-    """IEC 61966-2-1."""
-    high = ((srgb + 0.055) / 1.055) ** 2.4
-    return np.where(srgb <= 0.04045, srgb / 12.92, high).astype(np.float32)
+def _check_finite(name: str, values: Array) -> None:
+    # A sum is finite only if all of its terms are: no array of flags. float64 can't overflow here.
+    if not math.isfinite(float(np.sum(values, dtype=np.float64))):
+        raise InputError(f"the {name} has NaN or infinite values; fill them first")
 
 
-def _srgb(linear: Array) -> Array:
-    return np.where(
-        linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055
-    ).astype(np.float32)
+@contextmanager
+def _workers(threads: int | None) -> Iterator[ThreadPoolExecutor]:
+    """A pool for tiles, and no threads of OpenCV's own inside each tile."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        with ThreadPoolExecutor(threads or cv2.getNumberOfCPUs()) as pool:
+            yield pool
+    finally:
+        cv2.setNumThreads(before)
 
 
-def _encode(linear: Array, dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
-    srgb = _srgb(np.clip(linear, 0, 1))
-    if dtype == np.float32:
-        return srgb
-    return np.round(srgb * np.iinfo(dtype).max).astype(dtype)
+def _run(work: Callable[[Box], None], boxes: list[Box], pool: ThreadPoolExecutor) -> None:
+    for _ in pool.map(work, boxes):
+        pass
 
 
-@lru_cache(maxsize=64)
-def _kernel(radius: float, pupil: Aperture) -> Array:
-    """The pupil as a filter of `radius` px, anti-aliased, sum 1; a negative radius turns it by pi."""
-    reach = math.ceil(abs(radius) + 0.5)
-    fine = 8  # sub-pixels a side: coverage to 1/64
-    steps = (np.arange((2 * reach + 1) * fine) + 0.5) / fine - reach - 0.5
-    x, y = np.meshgrid(steps, steps)
-    if pupil.shape == "polygon":
-        sector = 2 * math.pi / pupil.blades
-        middles = [pupil.rotation + (i + 0.5) * sector for i in range(pupil.blades)]
-        sign = math.copysign(1, radius)
-        across = np.max([sign * (x * math.cos(a) + y * math.sin(a)) for a in middles], axis=0)
-        inside = across <= abs(radius) * pupil.rim(middles[0])
-    else:
-        inside = np.hypot(x, y) <= abs(radius)
-    cells = inside.reshape(2 * reach + 1, fine, 2 * reach + 1, fine).mean((1, 3))
-    return np.asarray(cells / cells.sum(), np.float32)
+def _tiles(shape: tuple[int, ...]) -> list[Box]:
+    rows, columns = TILE
+    return [
+        Box(y, min(y + rows, shape[0]), x, min(x + columns, shape[1]))
+        for y in range(0, shape[0], rows)
+        for x in range(0, shape[1], columns)
+    ]
+
+
+@dataclass(frozen=True)
+class _Lens:
+    pupil: Aperture
+    focus: float
+    blur: float
+    slices: Slices
+    limit: int  # px; a radius above the photo's size changes nothing that can be seen
+
+    def radius(self, disparity: Array) -> Array:
+        """D in px."""
+        signed = (disparity - np.float32(self.focus)) * np.float32(self.blur)
+        return np.asarray(np.clip(signed, -self.limit, self.limit), np.float32)
+
+    def extremes(self, disparity: Array) -> Array:
+        return self.radius(np.array([disparity.min(), disparity.max()], np.float32))
+
+
+class _Far(NamedTuple):
+    """What is too blurred for full size, at a quarter of it; None where there is nothing."""
+
+    back: Array | None  # [4, h, w]: colour, filled everywhere, and its certainty
+    front: Array | None  # [4, h, w]: premultiplied colour, coverage
+    hidden: Array | None  # [3, h, w]: colour of what `front` hides
+
+
+class _Tile(NamedTuple):
+    """A piece of the photo with its halo."""
+
+    photo: Array  # [3, h, w], linear
+    D: Array  # [h, w], px
+    box: Box
+
+    @property
+    def whole(self) -> Box:
+        return self.box.seen_from(self.box)
+
+
+def _photograph(pixels: Image, disparity: Array, lens: _Lens, pool: ThreadPoolExecutor) -> Image:
+    far = _far(pixels, disparity, lens, pool)
+    result = np.empty_like(pixels)
+
+    def finish(box: Box) -> None:
+        outer = box.grown(HALO, pixels.shape)
+        rows, columns = box.seen_from(outer).at
+        linear = _tile(pixels[outer.at], lens.radius(disparity[outer.at]), outer, far, lens)
+        if linear is None:
+            result[box.at] = pixels[box.at]
+        else:
+            result[box.at] = _encode(linear[:, rows, columns], pixels.dtype)
+
+    _run(finish, _tiles(pixels.shape), pool)
+    return result
+
+
+def _tile(pixels: Image, D: Array, box: Box, far: _Far, lens: _Lens) -> Array | None:
+    """Linear light [3, h, w], or None where the photo stays as it is."""
+    spill = _spill(far.front, box)
+    if spill is None and float(np.abs(D).max()) < SHARP:
+        return None
+    tile = _Tile(_decode(pixels), D, box)
+    behind, *shares, before = _shares(D, lens.slices.signed)
+    total, clear = np.zeros((4, *D.shape), np.float32), np.ones_like(D)
+    for r, share in reversed(list(zip(lens.slices.signed[1:-1], shares, strict=True))):
+        if share is not None:
+            _add(total, clear, _blur(_layer(tile.photo, share), r, lens.pupil))
+    back = None
+    if far.back is not None and float(clear.max()) > NOTHING:
+        back = _back(tile, behind, far.back, lens)
+    colour = _through(total, clear, back)[:3]
+    if before is not None and far.hidden is not None:
+        colour += before * (_enlarged(far.hidden, 4, box) - colour)
+    if before is not None or spill is not None:
+        front = _front(tile, before, spill, lens)
+        colour *= 1 - front[3]
+        colour += front[:3]
+    return colour
+
+
+def _back(tile: _Tile, share: Array | None, far: Array, lens: _Lens) -> Array:
+    """All behind the full-size slices: colour and certainty [4, h, w]."""
+    back = _enlarged(far, 2, tile.box.halved())
+    if share is not None:
+        layer, radius = _halved(_layer(tile.photo, share), -tile.D)
+        total, clear = np.zeros_like(layer), np.ones_like(radius)
+        _add_octave(total, clear, layer, radius, -1, lens)
+        back = _through(total, clear, back)
+    return _enlarged(back, 2, tile.whole)
+
+
+def _front(tile: _Tile, share: Array | None, spill: Array | None, lens: _Lens) -> Array:
+    """All in front of the full-size slices: premultiplied colour and coverage [4, h, w]."""
+    half = tile.box.halved()
+    total = np.zeros((4, half.y1 - half.y0, half.x1 - half.x0), np.float32)
+    if spill is not None:
+        total += spill
+    if share is not None:
+        layer, radius = _halved(_layer(tile.photo, share), tile.D)
+        _add_octave(total, 1 - total[3], layer, radius, 1, lens)
+    return _enlarged(total, 2, tile.whole)
+
+
+def _spill(front: Array | None, box: Box) -> Array | None:
+    """What the far front lets fall on this tile, at half size."""
+    if front is None:
+        return None
+    half = _enlarged(front, 2, box.halved())
+    return half if float(half[3].max()) > NOTHING else None
+
+
+# ---- a quarter of the size and less: whole images
+
+
+def _far(pixels: Image, disparity: Array, lens: _Lens, pool: ThreadPoolExecutor) -> _Far:
+    farthest, nearest = lens.extremes(disparity)
+    edge = lens.slices.fine[-1]
+    quarter = tuple(-(-size // 4) for size in disparity.shape)
+    # Premultiplied colour, coverage, and coverage times radius of each side; colour of all.
+    behind = np.zeros((5, *quarter), np.float32) if farthest < -edge else None
+    before = np.zeros((5, *quarter), np.float32) if nearest > edge else None
+    everything = np.zeros((3, *quarter), np.float32) if nearest > edge else None
+
+    def reduce(box: Box) -> None:
+        D = lens.radius(disparity[box.at])
+        stops = lens.slices.signed
+        shares = _shares(D, [*stops[:2], *stops[-2:]])
+        y, x = box.halved().halved().at
+        photo = _decode(pixels[box.at])
+        for target, share in ((behind, shares[0]), (before, shares[-1])):
+            if target is not None and share is not None:
+                layer = _layer(photo, share)
+                target[:4, y, x] = _half(_half(layer))
+                target[4, y, x] = _half(_half((share * np.abs(D))[None]))
+        if everything is not None:
+            everything[:, y, x] = _half(_half(photo))
+
+    _run(reduce, _tiles(pixels.shape), pool)
+    back = pool.submit(_far_back, behind, lens)
+    front = pool.submit(_far_front, before, lens)
+    hidden = pool.submit(_hidden, everything, before)
+    return _Far(back.result(), front.result(), hidden.result())
+
+
+def _far_back(sums: Array | None, lens: _Lens) -> Array | None:
+    """Colour and certainty: where nothing far shows, the colours of what is less far."""
+    if sums is None:
+        return None
+    layer, share, radius = _beyond_half_size(sums, lens)
+    result: Array = np.concatenate([_filled(sums[:4]), np.minimum(sums[3:4], 1)])
+    if share is not None:
+        far = _smaller(layer * share, radius, -1, lens)
+        result[:3] += np.minimum(SURE * far[3], 1) * (far[:3] - result[:3])
+        np.minimum((1 - share) * layer[3] + far[3], 1, out=result[3])
+    return result
+
+
+def _far_front(sums: Array | None, lens: _Lens) -> Array | None:
+    if sums is None:
+        return None
+    layer, share, radius = _beyond_half_size(sums, lens)
+    return None if share is None else _smaller(layer * share, radius, 1, lens)
+
+
+def _hidden(everything: Array | None, before: Array | None) -> Array | None:
+    if everything is None or before is None:
+        return None
+    visible = np.concatenate([everything - before[:3], 1 - before[3:4]])
+    return _filled(np.maximum(visible, 0))
+
+
+def _beyond_half_size(sums: Array, lens: _Lens) -> tuple[Array, Array | None, Array]:
+    """Premultiplied [4, h, w], the share of it too blurred for half size, radius in its own px."""
+    radius = sums[4] / np.maximum(4 * sums[3], EPSILON)
+    octave = lens.slices.octave
+    return sums[:4], _shares(radius, [octave[-1] / 2, octave[0]])[1], radius
+
+
+def _smaller(layer: Array, radius: Array, side: int, lens: _Lens) -> Array:
+    """Slices of this size and all smaller ones: layer [4, h, w], radius [h, w] px of this size.
+
+    In front (side 1): premultiplied colour and coverage. Behind (-1): colour and certainty.
+    """
+    rest = _shares(radius, lens.slices.reduced)[-1]
+    deeper = None
+    if rest is not None and float((rest * layer[3]).max()) > NOTHING:
+        half, half_radius = _halved(layer * rest, radius)
+        deeper = _enlarged(_smaller(half, half_radius, side, lens), 2, _frame(layer))
+    if side > 0:
+        total = np.zeros_like(layer) if deeper is None else deeper
+        _add_octave(total, 1 - total[3], layer, radius, side, lens)
+        return total
+    total, clear = np.zeros_like(layer), np.ones_like(radius)
+    _add_octave(total, clear, layer, radius, side, lens)
+    if deeper is None:
+        return np.concatenate([_filled(total), np.minimum(total[3:], 1)])
+    return _through(total, clear, deeper)
+
+
+def _frame(planes: Array) -> Box:
+    return Box(0, planes.shape[1], 0, planes.shape[2])
+
+
+# ---- slices
+
+
+def _shares(radius: Array, stops: list[float]) -> list[Array | None]:
+    """What part of a pixel belongs to the slice at each stop (rising, signed radii); sum 1.
+
+    None where no pixel does. Linear in radius^2, the variance of a disc, so that a mixture of two
+    neighbouring discs is as wide as the disc between them.
+    """
+    square = np.copysign(radius * radius, radius)
+    lowest, highest = float(square.min()), float(square.max())
+    edges = [math.copysign(r * r, r) for r in stops]
+    shares: list[Array | None] = []
+    here: Array | float = 1.0  # the part of the pixel at this stop or above
+    for low, high in zip(edges, [*edges[1:], math.inf], strict=True):
+        above: Array | float = 0.0
+        if lowest >= high:
+            above = 1.0
+        elif highest > low and high < math.inf:
+            above = np.clip((square - np.float32(low)) * np.float32(1 / (high - low)), 0, 1)
+        share = np.asarray(here - above, np.float32)
+        shares.append(share if cv2.hasNonZero(np.atleast_2d(share)) else None)
+        here = above
+    return shares
+
+
+def _layer(photo: Array, share: Array) -> Array:
+    """Premultiplied colour and coverage [4, h, w]."""
+    layer = np.empty((4, *photo.shape[1:]), np.float32)
+    np.multiply(photo, share, out=layer[:3])
+    layer[3] = share
+    return layer
+
+
+def _add_octave(
+    total: Array, clear: Array, layer: Array, radius: Array, side: int, lens: _Lens
+) -> None:
+    """Adds the slices of one smaller size, the nearest first; radius in px of this size."""
+    radii = lens.slices.reduced
+    parts = list(zip(radii, _shares(radius, radii), strict=True))[:-1]
+    for r, share in parts[::-side]:
+        if share is not None:
+            softened = math.sqrt(r * r - SOFTENING)
+            _add(total, clear, _blur(layer * share, side * softened, lens.pupil))
+
+
+def _add(total: Array, clear: Array, layer: Array) -> None:
+    """Adds to `total` what it leaves `clear` of the layer behind it; both are changed."""
+    seen = np.minimum(layer[3], clear)
+    clear -= seen
+    seen /= np.maximum(layer[3], EPSILON)
+    layer *= seen
+    total += layer
+
+
+def _through(front: Array, clear: Array, back: Array | None) -> Array:
+    """`back` (colour and certainty) seen through the clear part of `front` (premultiplied)
+    -> colour and certainty. Where the back is not certain the front's own colour counts."""
+    if back is None:
+        return np.concatenate([front[:3] / np.maximum(front[3], EPSILON), front[3:]])
+    through = clear * np.maximum(back[3], NOTHING)
+    result: Array = back * through
+    result[:3] += front[:3]
+    result[:3] /= np.maximum(front[3] + through, EPSILON)
+    np.minimum(front[3] + through, 1, out=result[3])
+    return result
 
 
 def _blur(layer: Array, radius: float, pupil: Aperture) -> Array:
     if radius == 0:
         return layer
     kernel = _kernel(radius, pupil)
-    return np.asarray(cv2.filter2D(layer, -1, kernel, borderType=cv2.BORDER_REPLICATE))
+    for plane in layer:
+        cv2.filter2D(plane, -1, kernel, dst=plane, borderType=cv2.BORDER_REPLICATE)
+    return layer
 
 
-def _half(a: Array) -> Array:
-    h, w = a.shape[:2]
-    even = cv2.copyMakeBorder(a, 0, h % 2, 0, w % 2, cv2.BORDER_REPLICATE)
-    return np.asarray(cv2.resize(even, ((w + 1) // 2, (h + 1) // 2), interpolation=cv2.INTER_AREA))
-
-
-def _double(a: Array, shape: tuple[int, ...]) -> Array:
-    size = (a.shape[1] * 2, a.shape[0] * 2)
-    return np.asarray(cv2.resize(a, size, interpolation=cv2.INTER_LINEAR)[: shape[0], : shape[1]])
-
-
-def _fill(layer: Array) -> Array:
-    """Premultiplied [h, w, 4] -> colour [h, w, 3] everywhere: holes take the nearest colours."""
-    alpha = layer[..., 3:]
-    if max(layer.shape[:2]) <= 2:
-        total = layer.sum((0, 1))
-        coarse = np.broadcast_to(total[:3] / max(total[3], EPSILON), (*layer.shape[:2], 3))
+@lru_cache(maxsize=64)
+def _kernel(radius: float, pupil: Aperture) -> Array:
+    """The pupil as a filter with a rim at |radius| px, anti-aliased; turned by pi if negative."""
+    reach = math.ceil(abs(radius) + 0.5)
+    fine = 8  # sub-pixels a side: coverage to 1/64
+    steps = (np.arange((2 * reach + 1) * fine) + 0.5) / fine - reach - 0.5
+    x, y = np.meshgrid(steps, steps)
+    if pupil.shape == "polygon":
+        x, y = math.copysign(1, radius) * x, math.copysign(1, radius) * y
+        sides = [pupil.rotation + (i + 0.5) * math.tau / pupil.blades for i in range(pupil.blades)]
+        distance = np.max([x * math.cos(a) + y * math.sin(a) for a in sides], axis=0)
+        inside = distance <= abs(radius) * pupil.rim(sides[0])
     else:
-        coarse = _double(_fill(_half(layer)), layer.shape)
-    sure = np.minimum(1, 4 * alpha)
-    return np.asarray(layer[..., :3] / np.maximum(alpha, EPSILON) * sure + (1 - sure) * coarse)
+        inside = np.hypot(x, y) <= abs(radius)
+    coverage = inside.reshape(2 * reach + 1, fine, 2 * reach + 1, fine).mean((1, 3))
+    return np.asarray(coverage / coverage.sum(), np.float32)
 
 
-def _add(total: Array, clear: Array, layer: Array) -> None:
-    """The layer behind `total` adds what the clear part of each pixel lets through."""
-    alpha = layer[..., 3]
-    seen = np.minimum(alpha, clear)
-    total += layer * (seen / np.maximum(alpha, EPSILON))[..., None]
-    clear -= seen
+# ---- sizes
 
 
-def _behind(front: Array, clear: Array, back: Array) -> Array:
-    """`back` [.., colour, certainty] through the clear part of `front`; result likewise."""
-    through = clear * np.maximum(back[..., 3], 1e-4)
-    total = np.maximum(front[..., 3] + through, EPSILON)[..., None]
-    colour = (front[..., :3] + through[..., None] * back[..., :3]) / total
-    return np.dstack([colour, np.minimum(front[..., 3] + through, 1)])
+def _half(planes: Array) -> Array:
+    """[n, h, w] -> [n, ceil(h / 2), ceil(w / 2)], means of 2x2."""
+    height, width = planes.shape[1:]
+    if height % 2 or width % 2:
+        planes = np.pad(planes, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge")
+    size = ((width + 1) // 2, (height + 1) // 2)
+    result = np.empty((len(planes), size[1], size[0]), np.float32)
+    for source, target in zip(planes, result, strict=True):
+        cv2.resize(source, size, dst=target, interpolation=cv2.INTER_AREA)
+    return result
 
 
-def _level(layer: Array, radius: Array, level: int, side: int, pupil: Aperture) -> Array:
-    """Slices at 1/2^level size of one side of the focus; radius in px of full size.
-
-    In front (side 1): premultiplied [h, w, 4]. Behind (side -1): colour and certainty.
-    """
-    scale = 2**level
-    near, far = (scale * r for r in OCTAVE)
-    beyond = 2 * near
-    weights = {near: np.clip((far - radius) / (far - near), 0, 1)}
-    rest = np.clip((radius - far) / (beyond - far), 0, 1)
-    weights[far] = 1 - weights[near] - rest
-    coarse = None
-    if float((rest * layer[..., 3]).max()) > 1e-3:
-        deeper = _half(layer * rest[..., None])
-        mean = _half(radius * rest * layer[..., 3]) / np.maximum(deeper[..., 3], EPSILON)
-        coarse = _level(deeper, np.maximum(mean, beyond), level + 1, side, pupil)
-    total, clear = np.zeros_like(layer), np.ones(layer.shape[:2], np.float32)
-    if side > 0 and coarse is not None:
-        total = _double(coarse, layer.shape).copy()
-        clear -= total[..., 3]
-    for r in (far, near) if side > 0 else (near, far):
-        _add(total, clear, _blur(layer * weights[r][..., None], side * r / scale, pupil))
-    if side > 0:
-        return total
-    if coarse is None:
-        return np.dstack([_fill(total), np.minimum(total[..., 3], 1)])
-    return _behind(total, clear, _double(coarse, layer.shape))
+def _halved(layer: Array, radius: Array) -> tuple[Array, Array]:
+    """A premultiplied layer and the mean radius of what it covers, both at half size."""
+    half = _half(layer)
+    weighted = _half((layer[3] * radius)[None])[0]
+    return half, weighted / np.maximum(2 * half[3], EPSILON)
 
 
-def _side(photo: Array, D: Array, share: Array, side: int, pupil: Aperture) -> Array | None:
-    """One side of the focus beyond the full-size slices, at half size; None where it is empty."""
-    if float(share.max()) < 1e-3:
-        return None
-    layer = _half(photo * share[..., None])
-    mean = _half(np.abs(D) * share) / np.maximum(layer[..., 3], EPSILON)
-    return _level(layer, np.maximum(mean, 2 * OCTAVE[0]), 1, side, pupil)
+def _enlarged(planes: Array, factor: int, box: Box) -> Array:
+    """The part at `box` of planes enlarged by 2 or 4, bilinear: [n, h, w]."""
+    height, width = planes.shape[1:]
+    y0, y1 = max(box.y0 // factor - 1, 0), min(-(-box.y1 // factor) + 1, height)
+    x0, x1 = max(box.x0 // factor - 1, 0), min(-(-box.x1 // factor) + 1, width)
+    size = (factor * (x1 - x0), factor * (y1 - y0))
+    y, x = box.y0 - factor * y0, box.x0 - factor * x0
+    result = np.empty((len(planes), box.y1 - box.y0, box.x1 - box.x0), np.float32)
+    for source, target in zip(planes[:, y0:y1, x0:x1], result, strict=True):
+        large = cv2.resize(source, size, interpolation=cv2.INTER_LINEAR)
+        target[:] = large[y : y + target.shape[0], x : x + target.shape[1]]
+    return result
 
 
-def _compose(photo: Array, D: Array, pupil: Aperture) -> Array:
-    """photo linear [H, W, 4], alpha 1; D signed radius px [H, W] -> linear [H, W, 3]."""
-    last, coarse = FULL[0], 2 * OCTAVE[0]
-    before = np.clip((D - last) / (coarse - last), 0, 1)
-    behind = np.clip((-D - last) / (coarse - last), 0, 1)
-    total, clear = np.zeros_like(photo), np.ones_like(D)
-    near = np.clip(D, -last, last)
-    for r in FULL:
-        weight = np.clip(1 - np.abs(near - r), 0, 1) * (1 - before - behind)
-        if float(weight.max()) > 1e-3:
-            _add(total, clear, _blur(photo * weight[..., None], r, pupil))
-    back = _side(photo, D, behind, -1, pupil)
-    colour = (
-        _fill(total) if back is None else _behind(total, clear, _double(back, D.shape))[..., :3]
-    )
-    front = _side(photo, D, before, 1, pupil)
-    if front is None:
-        return colour
-    shown = (1 - before)[..., None]
-    hidden = _fill(_half(_half(np.dstack([colour * shown, shown]))))
-    half = ((D.shape[0] + 1) // 2, (D.shape[1] + 1) // 2)
-    colour = colour * shown + _double(_double(hidden, half), D.shape) * (1 - shown)
-    spill = _double(front, D.shape)
-    return np.asarray(spill[..., :3] + (1 - spill[..., 3:]) * colour)
+def _filled(layer: Array) -> Array:
+    """Premultiplied [4, h, w] -> colour [3, h, w]; holes take the colours around them."""
+    if max(layer.shape[1:]) == 1:
+        around = layer[:3] / np.maximum(layer[3], EPSILON)
+    else:
+        around = _enlarged(_filled(_half(layer)), 2, _frame(layer))
+    colour = layer[:3] / np.maximum(layer[3], EPSILON)
+    return np.asarray(around + np.minimum(SURE * layer[3], 1) * (colour - around), np.float32)
+
+
+# ---- light
+
+
+def _decode(pixels: Image) -> Array:
+    """sRGB [h, w, 3] -> linear [3, h, w]."""
+    linear = np.empty((3, *pixels.shape[:2]), np.float32)
+    for source, target in zip(cv2.split(pixels), linear, strict=True):
+        if pixels.dtype == np.float32:
+            target[:] = _linear(np.maximum(source, 0))
+        else:
+            cv2.LUT(source, _decoding(256 if pixels.dtype == np.uint8 else 65536), dst=target)
+    return linear
+
+
+def _encode(linear: Array, dtype: np.dtype[Any]) -> Image:
+    """Linear [3, h, w] -> sRGB [h, w, 3]."""
+    light = np.asarray(cv2.merge(list(linear)), np.float32)
+    if dtype == np.float32:
+        return _srgb(light)
+    np.clip(light, 0, 1, out=light)
+    if dtype == np.uint16:
+        return np.round(_srgb(light) * 65535).astype(np.uint16)
+    light *= 65535  # 1/20 of an 8-bit level in the shadows, where the curve is steepest
+    return np.asarray(cv2.LUT(light.astype(np.uint16), _encoding()))
+
+
+@lru_cache
+def _decoding(levels: int) -> Array:
+    return _linear(np.arange(levels, dtype=np.float32) / np.float32(levels - 1))
+
+
+@lru_cache
+def _encoding() -> NDArray[np.uint8]:
+    middles = (np.arange(65536, dtype=np.float32) + np.float32(0.5)) / np.float32(65535)
+    return np.round(255 * np.minimum(_srgb(middles), 1)).astype(np.uint8)
+
+
+def _linear(srgb: Array) -> Array:
+    """IEC 61966-2-1."""
+    power = ((srgb + 0.055) / 1.055) ** 2.4
+    return np.where(srgb <= 0.04045, srgb / 12.92, power).astype(np.float32)
+
+
+def _srgb(linear: Array) -> Array:
+    power = 1.055 * linear ** (1 / 2.4) - 0.055
+    return np.where(linear <= 0.0031308, linear * 12.92, power).astype(np.float32)

@@ -93,9 +93,9 @@ def _decode(path: Path, file: IO[bytes]) -> Photo:
         if image.width * image.height > MAX_PIXELS:
             raise InputError(_too_large(path))
         image.load()
-        # Pillow brings 16-bit colour down to 8; OpenCV keeps it, but accepts a file cut short,
+        # Pillow brings 16-bit colour down to 8; OpenCV keeps it, but may accept a file cut short,
         # so it reads only what Pillow has read to its end.
-        return from_pil(image, _deep_colours(image, file) if deep else None)
+        return _upright(image, _deep_colours(image, file) if deep else _colours(image))
 
 
 def _too_large(path: Path) -> str:
@@ -111,8 +111,12 @@ def _is_16_bit_png(file: IO[bytes]) -> bool:
 Colours = tuple[NDArray[Any], NDArray[Any] | None, bytes | None]  # pixels, alpha, ICC profile
 
 
-def from_pil(image: Image.Image, colours: Colours | None = None) -> Photo:
-    """A Pillow image of any 8-bit mode -> Photo, turned upright; `colours` replaces its pixels."""
+def from_pil(image: Image.Image) -> Photo:
+    """A Pillow image of any 8-bit mode -> Photo, turned upright."""
+    return _upright(image, _colours(image))
+
+
+def _upright(image: Image.Image, colours: Colours) -> Photo:
     try:
         exif = image.getexif()
         orientation = exif.get(ORIENTATION)
@@ -122,7 +126,7 @@ def from_pil(image: Image.Image, colours: Colours | None = None) -> Photo:
     except Exception:  # a damaged EXIF block is no reason to refuse the photo
         orientation, block = None, None
     turn = UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    pixels, alpha, icc = colours or _colours(image)
+    pixels, alpha, icc = colours
     if turn:
         pixels = np.ascontiguousarray(turn(pixels))
         alpha = None if alpha is None else np.ascontiguousarray(turn(alpha))
@@ -318,7 +322,7 @@ def save_disparity(
             raise InputError(f"{path}: a colour map is a picture; use .png")
         np.save(buffer, disparity.astype(np.float32), allow_pickle=False)
     elif colormap:
-        Image.fromarray(colours(disparity, colormap)).save(buffer, "PNG")
+        Image.fromarray(to_colours(disparity, colormap)).save(buffer, "PNG")
     else:
         values, lo, hi = _spread(disparity, 65535)
         text = PngImagePlugin.PngInfo()
@@ -328,7 +332,7 @@ def save_disparity(
     write_atomic(path, buffer.getvalue())
 
 
-def colours(disparity: NDArray[Any], colormap: ColorMap = "inferno") -> NDArray[np.uint8]:
+def to_colours(disparity: NDArray[Any], colormap: ColorMap = "inferno") -> NDArray[np.uint8]:
     """A map [H, W] from its least to its largest value as sRGB uint8 [H, W, 3]; bright = near."""
     values, _, _ = _spread(disparity, 255)
     bgr = cv2.applyColorMap(values.astype(np.uint8), COLORMAPS[colormap])

@@ -33,15 +33,15 @@ def test_the_command_line_loads_no_torch():
 
 
 def test_import_time():
-    """Under 0.3 s more than numpy and cv2; the least of three, for the machine has other work."""
+    """Under 0.3 s more than numpy and cv2, in CPU time, for the machine may have other work."""
     program = """
 import time, numpy, cv2
-start = time.perf_counter()
+start = time.process_time()
 import argan
-print(time.perf_counter() - start)
+print(time.process_time() - start)
 """
     seconds = min(float(python(program)) for _ in range(3))
-    assert seconds < 0.3  # seen: 0.05
+    assert seconds < 0.3  # seen: 0.09 to 0.14
 
 
 def test_the_module_behind_the_function_is_still_found():

@@ -127,7 +127,7 @@ def test_focus_point_is_robust():
 def test_auto_focus_takes_the_nearest_sizeable_thing_near_the_centre(size):
     height, width = size
     disparity = np.full(size, 0.1, np.float32)
-    disparity[-height // 6 :] = 1.0  # the ground before the photographer's feet: not the subject
+    disparity[-height // 4 :] = 1.0  # the ground before the photographer's feet: not the subject
     subject = np.s_[height // 4 : height * 3 // 4, width * 2 // 5 : width * 4 // 5]
     disparity[subject] = 0.6
     disparity[height // 2, width // 2] = 0.95  # a fly before the lens
@@ -198,7 +198,7 @@ class Fake:
     [
         {},
         {"disparity": np.zeros((1, 1, 32, 32), np.float32)},
-        {"disparity": np.full((1, 1, 64, 96), np.inf, np.float32)},
+        {"disparity": np.full((1, 1, 64, 64), np.inf, np.float32)},
     ],
     ids=["nothing", "another size", "infinity"],
 )

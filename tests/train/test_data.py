@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from argan.errors import InputError, MissingFileError
 from argan_train.data import decode_square, load_photos
-from PIL import Image
 
 DATA = Path(os.environ.get("ARGAN_DATA", Path(__file__).parents[2] / "../shared/data"))
 

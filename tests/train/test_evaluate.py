@@ -10,10 +10,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from argan.errors import InputError, MissingFileError, ShapeError
 from argan_train import evaluate
 from argan_train.evaluate import Scene
-from PIL import Image
 
 DATA = Path(os.environ.get("ARGAN_DATA", Path(__file__).parents[2] / "../shared/data"))
 

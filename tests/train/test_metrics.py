@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
+
 from argan.errors import InputError, ShapeError
 from argan_train.metrics import (
     baselines,
@@ -13,7 +15,6 @@ from argan_train.metrics import (
     spearman,
     subject_in_front,
 )
-from scipy import stats
 
 
 def scores(predicted, truth, ratios=True):

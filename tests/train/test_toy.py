@@ -4,9 +4,10 @@ import time
 
 import numpy as np
 import pytest
+from scipy.ndimage import binary_erosion, map_coordinates, maximum_filter, spline_filter
+
 from argan.errors import InputError
 from argan_train.toy import DiscBlur, ToyWorld, linear_to_srgb, srgb_to_linear
-from scipy.ndimage import binary_erosion, map_coordinates, maximum_filter, spline_filter
 
 GOLDEN_ANGLE = np.pi * (3 - 5**0.5)
 

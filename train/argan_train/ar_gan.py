@@ -1,16 +1,16 @@
-"""AR-GAN (Kaneko, CVPR 2021): a generator of sharp images and disparities, judged through a lens."""
+"""AR-GAN (Kaneko, CVPR 2021): a generator of sharp images and disparities, judged by its photos."""
 
 from __future__ import annotations
 
 import copy
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from argan.optics import Aperture
 from argan_train import checkpoint, losses, metrics, render
 from argan_train.config import ArGanConfig, build
 from argan_train.loop import seeded, update_average
@@ -18,10 +18,13 @@ from argan_train.networks import DepthExpansion, Discriminator, Generator
 from argan_train.pictures import disparity_rows, image_rows
 
 Optimizer = torch.optim.Adam
+SMOOTH = Aperture("disc", 40)  # for pictures: enough views that discs show no dots
 
 
 def make_generator(config: ArGanConfig) -> Generator:
-    return Generator(config.size, config.width, config.latent, config.depth_size, config.max_blur_px)
+    return Generator(
+        config.size, config.width, config.latent, config.depth_size, config.max_blur_px
+    )
 
 
 class ArGan:
@@ -32,12 +35,11 @@ class ArGan:
     def __init__(self, config: ArGanConfig, photos: Tensor) -> None:
         self.config, self.photos, self.device = config, photos, photos.device
         torch.manual_seed(config.seed)
-        # channels_last: convolutions run faster in it, on the CPU too.
-        layout = torch.channels_last
-        self.generator = make_generator(config).to(self.device, memory_format=layout)
-        self.discriminator = Discriminator(config.size, config.width).to(
-            self.device, memory_format=layout
-        )
+        self.generator = make_generator(config).to(self.device)
+        self.discriminator = Discriminator(config.size, config.width).to(self.device)
+        # Convolutions run faster in this layout, on the CPU too.
+        self.generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.discriminator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
         self.expansion = (
             DepthExpansion(config.views**2).to(self.device) if config.expansion else None
@@ -48,7 +50,9 @@ class ArGan:
         # beta1 = 0: the usual choice under R1 (Mescheder et al. 2018; StyleGAN).
         self.g_opt = Optimizer(generator_side, lr=config.learning_rate, betas=(0.0, 0.99))
         self.d_opt = Optimizer(
-            self.discriminator.parameters(), lr=config.discriminator_learning_rate, betas=(0.0, 0.99)
+            self.discriminator.parameters(),
+            lr=config.discriminator_learning_rate,
+            betas=(0.0, 0.99),
         )
         self.prior = losses.center_focus_prior(
             config.size, config.prior_radius, config.prior_slope * config.size, config.max_blur_px,
@@ -78,8 +82,10 @@ class ArGan:
             s[: n // 2] = 0
         return s
 
-    def photograph(self, image: Tensor, disparity: Tensor, s: Tensor, rng: torch.Generator) -> Tensor:
-        """R(I_d, s D): what the simulated camera takes. Pictures at s = 0 pass through unchanged."""
+    def photograph(
+        self, image: Tensor, disparity: Tensor, s: Tensor, rng: torch.Generator
+    ) -> Tensor:
+        """R(I_d, s D): what the simulated camera takes. At s = 0 that is I_d itself."""
         rotation = 2 * math.pi * float(torch.rand((), generator=rng, device=self.device))
         points, weights = render.pupil(self.config.aperture(rotation), self.device)
         wide = s > 0
@@ -135,14 +141,18 @@ class ArGan:
     def measure(self) -> dict[str, float]:
         """The two collapse measures on the averaged generator: copy of the prior, edge map."""
         rng = seeded(self.config.seed, 1 << 31, self.device)
-        image, disparity = self.ema(torch.randn(64, self.config.latent, generator=rng, device=self.device))
-        return metrics.collapse(image.cpu().numpy(), disparity.cpu().numpy(), self.prior.cpu().numpy()[0])
+        image, disparity = self.ema(
+            torch.randn(64, self.config.latent, generator=rng, device=self.device)
+        )
+        return metrics.collapse(
+            image.cpu().numpy(), disparity.cpu().numpy(), self.prior.cpu().numpy()[0]
+        )
 
     @torch.no_grad()
     def picture(self) -> np.ndarray:
-        """Rows: deep image, disparity (grey = focus, dark = nearer, white = behind), shallow image."""
+        """Rows: deep image, disparity (grey = in focus, white = behind), shallow image."""
         image, disparity = self.ema(self.fixed)
-        points, weights = render.pupil(replace(self.config, pupil="disc", views=40).aperture(), self.device)
+        points, weights = render.pupil(SMOOTH, self.device)
         shallow = render.photograph(image, disparity, points, weights)
         limit = self.config.max_blur_px
         return np.concatenate(

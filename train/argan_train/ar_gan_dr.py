@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +11,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from argan import Refocuser, bundle
+from argan.optics import REFERENCE_F_NUMBER
 from argan_train import augment, checkpoint, losses, metrics, render
-from argan_train.ar_gan import Generator, load_generator
+from argan_train.ar_gan import load_generator
 from argan_train.config import ArGanConfig, ArGanDrConfig, build
 from argan_train.loop import seeded, update_average
-from argan_train.networks import DepthNet
+from argan_train.networks import DepthNet, Generator
 from argan_train.pictures import disparity_rows, image_rows
 
 # A teacher's disparity D in [-limit, limit] px becomes d = (D / limit + 1) / 2: the focal plane,
 # where the subject lies, is 0.5 and the farthest background 0.
 FOCAL_PLANE = 0.5
+TYPICAL_RANGE = (0.0, FOCAL_PLANE)  # background, subject
 SUBJECT_THRESHOLD = 0.25  # half way from the background to the focal plane
+MULTIPLE = 32  # of the sides of the network's picture
 
 
 class ArGanDr:
@@ -30,7 +34,10 @@ class ArGanDr:
     name = "ar-gan-dr"
 
     def __init__(
-        self, config: ArGanDrConfig, teachers: Sequence[tuple[Generator, ArGanConfig]], device: torch.device
+        self,
+        config: ArGanDrConfig,
+        teachers: Sequence[tuple[Generator, ArGanConfig]],
+        device: torch.device,
     ) -> None:
         self.config, self.teachers, self.device = config, list(teachers), device
         torch.manual_seed(config.seed)
@@ -57,7 +64,9 @@ class ArGanDr:
     def lesson(self, n: int, rng: torch.Generator, step: int) -> tuple[Tensor, Tensor]:
         """Augmented input [N, 3, size, size] and the disparity to learn [N, 1, size, size]."""
         image, disparity = self.samples(n, rng, step)
-        image, disparity = augment.paste(image, disparity, SUBJECT_THRESHOLD, self.config.paste, rng)
+        image, disparity = augment.paste(
+            image, disparity, SUBJECT_THRESHOLD, self.config.paste, rng
+        )
         image, disparity = augment.crop(image, disparity, self.config.size, (1.0, 2.0), rng)
         image = augment.recolour_apart(image, disparity, SUBJECT_THRESHOLD, rng)
         return augment.grain(image, rng), disparity
@@ -67,8 +76,10 @@ class ArGanDr:
         rng = seeded(config.seed, step, self.device)
         image, target = self.lesson(config.batch, rng, step)
         for group in self.optimizer.param_groups:  # warms up, then falls to nothing along a cosine
-            group["lr"] = config.learning_rate * min(step / config.warmup, 1.0) * (
-                0.5 + 0.5 * float(np.cos(np.pi * step / config.steps))
+            group["lr"] = (
+                config.learning_rate
+                * min(step / config.warmup, 1.0)
+                * (0.5 + 0.5 * float(np.cos(np.pi * step / config.steps)))
             )
         predicted = self.network(image)
         absolute = F.l1_loss(predicted, target)
@@ -76,15 +87,19 @@ class ArGanDr:
         self.optimizer.zero_grad()
         (absolute + config.gradient_weight * outline).backward()
         self.optimizer.step()
-        update_average(self.ema, self.network, step, config.batch, config.ema_half_life, config.warmup)
+        update_average(
+            self.ema, self.network, step, config.batch, config.ema_half_life, config.warmup
+        )
         return {"l1": absolute.detach(), "gradient": outline.detach()}
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """On unseen samples of the teachers, as they are: relative RMSE beside the radial prior's."""
+        """On unseen samples of a teacher, as they are: relative RMSE, and the radial prior's."""
         image, target = self.samples(32, seeded(self.config.seed, 1 << 31, self.device), 0)
         size = self.config.size
-        image, target = (F.interpolate(x, size=(size, size), mode="bilinear") for x in (image, target))
+        image, target = (
+            F.interpolate(x, size=(size, size), mode="bilinear") for x in (image, target)
+        )
         predicted = self.ema(image).cpu().numpy()[:, 0]
         truth = target.cpu().numpy()[:, 0]
         known, radial = np.ones((size, size), bool), metrics.baselines(size, size)["radial"]
@@ -105,7 +120,9 @@ class ArGanDr:
         )
 
 
-def load_teachers(runs: Sequence[Path], device: torch.device) -> list[tuple[Generator, ArGanConfig]]:
+def load_teachers(
+    runs: Sequence[Path], device: torch.device
+) -> list[tuple[Generator, ArGanConfig]]:
     return [load_generator(run, device) for run in runs]
 
 
@@ -115,3 +132,25 @@ def load_depth_net(run: Path) -> tuple[DepthNet, ArGanDrConfig]:
     network = DepthNet(config.width)
     network.load_state_dict(checkpoint.load_floats(run / "ema.safetensors"))
     return network.eval().requires_grad_(False), config
+
+
+class TorchBackend:
+    """A depth network as a backend of the runtime."""
+
+    def __init__(self, network: DepthNet) -> None:
+        self.network = network
+
+    @torch.no_grad()
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"disparity": self.network(torch.from_numpy(inputs["image"])).numpy()}
+
+
+def refocuser(run: Path) -> Refocuser:
+    """A run as the runtime would use it, without an export."""
+    network, config = load_depth_net(run)
+    described = bundle.Bundle(
+        manifest={}, files={}, f_number=REFERENCE_F_NUMBER,
+        image=bundle.Image("image", None, None, MULTIPLE, config.nominal),
+        disparity=bundle.Disparity("disparity", *TYPICAL_RANGE),
+    )  # fmt: skip
+    return Refocuser(described, TorchBackend(network))

@@ -1,4 +1,4 @@
-"""Augmentations for the depth network: on the device, differentiable or not, all from one generator.
+"""Augmentations for the depth network: on the device, all from one random generator.
 
 Images [N, 3, H, W] sRGB 0..1, disparities [N, 1, H, W] 0..1.
 """
@@ -36,8 +36,10 @@ def recolour(image: Tensor, rng: torch.Generator) -> Tensor:
     return image.clamp(0, 1)
 
 
-def recolour_apart(image: Tensor, disparity: Tensor, threshold: float, rng: torch.Generator) -> Tensor:
-    """Half of the images: subject and background recoloured each for itself, along the disparity."""
+def recolour_apart(
+    image: Tensor, disparity: Tensor, threshold: float, rng: torch.Generator
+) -> Tensor:
+    """In half of the images subject and background are recoloured each for itself."""
     front = torch.sigmoid((disparity - threshold) * 24)
     apart = front * recolour(image, rng) + (1 - front) * recolour(image, rng)
     return torch.where(chance(rng, len(image), 0.5), apart, recolour(image, rng))
@@ -55,14 +57,16 @@ def paste(
     behind = torch.cat([image, disparity], dim=1).roll(1, dims=0)
     behind = torch.where(chance(rng, n, 0.5), behind.flip(-1), behind)
     whole = torch.cat([image, disparity], dim=1)
-    scene = torch.where(front.amax(dim=(1, 2, 3), keepdim=True) > 0, front * moved + (1 - front) * behind, whole)
+    scene = torch.where(
+        front.amax(dim=(1, 2, 3), keepdim=True) > 0, front * moved + (1 - front) * behind, whole
+    )
     return scene[:, :3], scene[:, 3:]
 
 
 def crop(
     image: Tensor, disparity: Tensor, size: int, zoom: tuple[float, float], rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """A random square at a random zoom (1 = the whole frame), flipped at random: [N, 3, size, size].
+    """A random square at a random zoom (1 = the whole frame), flipped at random, `size` px a side.
 
     Takes the subject off the centre, so that "centre" says nothing about depth either.
     """
@@ -73,7 +77,9 @@ def crop(
     axis = (torch.arange(size, device=image.device) + 0.5) / size * 2 - 1
     x = centre_x + share * axis * mirror  # [N, size] in -1..1
     y = centre_y + share * axis
-    grid = torch.stack([x[:, None, :].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], dim=-1)
+    grid = torch.stack(
+        [x[:, None, :].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], dim=-1
+    )
     both = torch.cat([image, disparity], dim=1)
     out = F.grid_sample(both, grid, mode="bilinear", padding_mode="border", align_corners=False)
     return out[:, :3], out[:, 3:]

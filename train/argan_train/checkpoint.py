@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from argan.errors import InputError, MissingFileError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from argan.errors import InputError, MissingFileError
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -47,7 +48,9 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise MissingFileError(f"no {path.name} in {path.parent}: give a folder made by argan train")
+        raise MissingFileError(
+            f"no {path.name} in {path.parent}: give a folder made by argan train"
+        )
     value: dict[str, Any] = json.loads(path.read_text())
     return value
 
@@ -64,9 +67,13 @@ def flatten(prefix: str, part: nn.Module | torch.optim.Optimizer) -> dict[str, T
     return {f"{prefix}.{i}.{k}": v for i, state in states.items() for k, v in state.items()}
 
 
-def restore(prefix: str, part: nn.Module | torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+def restore(
+    prefix: str, part: nn.Module | torch.optim.Optimizer, tensors: dict[str, Tensor]
+) -> None:
     """The inverse of `flatten`, in place."""
-    own = {k.removeprefix(prefix + "."): v for k, v in tensors.items() if k.startswith(prefix + ".")}
+    own = {
+        k.removeprefix(prefix + "."): v for k, v in tensors.items() if k.startswith(prefix + ".")
+    }
     if isinstance(part, nn.Module):
         part.load_state_dict(own)
         return

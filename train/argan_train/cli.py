@@ -4,7 +4,9 @@ machine needs nothing beyond torch."""
 from __future__ import annotations
 
 import argparse
+import functools
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields
@@ -12,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from argan.errors import Error, InputError
 
+import argan_train.evaluate
+import argan_train.sample
+from argan.errors import Error
 from argan_train import checkpoint, data, loop
 from argan_train.ar_gan import ArGan
 from argan_train.ar_gan_dr import ArGanDr, load_teachers
@@ -54,17 +58,38 @@ def load_training_photos(source: str, config: ArGanConfig) -> tuple[torch.Tensor
         pictures = [world.batch(512).image for _ in range(32)]
         photos = torch.cat([(torch.from_numpy(p) * 255 + 0.5).to(torch.uint8) for p in pictures])
         return photos, {"source": "toy", "photos": len(photos), "seed": config.seed}
-    photos, report = data.load_photos(source, config.size)
+    loaded, report = data.load_photos(source, config.size)
     print(report, file=sys.stderr)
-    record = {"source": Path(source).name, "photos": len(photos), "dropped": report.dropped,
-              "sha256": report.sha256}  # fmt: skip
-    return torch.from_numpy(photos), record
+    record = {
+        "source": Path(source).name,
+        "photos": len(loaded),
+        "dropped": report.dropped,
+        "sha256": report.sha256,
+    }
+    return torch.from_numpy(loaded), record
 
 
+def report_errors(command: Callable[[list[str]], int]) -> Callable[[list[str]], int]:
+    """One line on stderr and exit code 2 for what the user can mend."""
+
+    @functools.wraps(command)
+    def reporting(argv: list[str]) -> int:
+        try:
+            return command(argv)
+        except Error as error:
+            print(f"argan: {error}", file=sys.stderr)
+            return 2
+
+    return reporting
+
+
+@report_errors
 def train(argv: list[str]) -> int:
     """`argan train METHOD`."""
-    parser = argparse.ArgumentParser("argan train", description="Train a network.", epilog=EXAMPLES,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        "argan train", description="Train a network.", epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     methods = parser.add_subparsers(dest="method", required=True)
     gan = methods.add_parser("ar-gan", help="sharp images and disparities from unlabelled photos")
     gan.add_argument("--preset", default="flowers64", help="configs/NAME.toml or a .toml file")
@@ -72,7 +97,9 @@ def train(argv: list[str]) -> int:
     add_settings(gan, ArGanConfig)
     student = methods.add_parser("ar-gan-dr", help="one photo to disparity, from AR-GAN's samples")
     student.add_argument("--preset", default="dr96", help="configs/NAME.toml or a .toml file")
-    student.add_argument("--teacher", required=True, type=Path, nargs="+", help="AR-GAN run folders")
+    student.add_argument(
+        "--teacher", required=True, type=Path, nargs="+", help="AR-GAN run folders"
+    )
     add_settings(student, ArGanDrConfig)
     for method in (gan, student):
         method.add_argument("--out", required=True, type=Path, help="run folder")
@@ -82,13 +109,15 @@ def train(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
-    run = start_ar_gan if arguments.method == "ar-gan" else start_ar_gan_dr
-    method, record = run(arguments, device)
-    loop.train(method, arguments.out, record, device, arguments.resume)
+    start = start_ar_gan if arguments.method == "ar-gan" else start_ar_gan_dr
+    learner, record = start(arguments, device)
+    loop.train(learner, arguments.out, record, device, arguments.resume)
     return 0
 
 
-def start_ar_gan(arguments: argparse.Namespace, device: torch.device) -> tuple[ArGan, dict[str, Any]]:
+def start_ar_gan(
+    arguments: argparse.Namespace, device: torch.device
+) -> tuple[loop.Method, dict[str, Any]]:
     config = load_preset(ArGanConfig, arguments.preset, chosen(arguments, ArGanConfig))
     photos, record = load_training_photos(arguments.data, config)
     return ArGan(config, photos.to(device)), record
@@ -96,7 +125,7 @@ def start_ar_gan(arguments: argparse.Namespace, device: torch.device) -> tuple[A
 
 def start_ar_gan_dr(
     arguments: argparse.Namespace, device: torch.device
-) -> tuple[ArGanDr, dict[str, Any]]:
+) -> tuple[loop.Method, dict[str, Any]]:
     config = load_preset(ArGanDrConfig, arguments.preset, chosen(arguments, ArGanDrConfig))
     teachers = load_teachers(arguments.teacher, device)
     record = {
@@ -110,19 +139,33 @@ def start_ar_gan_dr(
     return ArGanDr(config, teachers, device), {"teachers": record}
 
 
-def report_errors(command: Callable[[list[str]], int], argv: list[str]) -> int:
-    """One line on stderr and exit code 2 for what the user can mend."""
-    try:
-        return command(argv)
-    except Error as error:
-        print(f"argan: {error}", file=sys.stderr)
-        return 2
+sample = report_errors(argan_train.sample.main)
+evaluate = report_errors(argan_train.evaluate.main)
 
 
-def main(argv: list[str] | None = None) -> int:
+@report_errors
+def pack(argv: list[str]) -> int:
+    """A finished run as a small folder worth keeping: config.json, log.jsonl, fp16 weights."""
+    parser = argparse.ArgumentParser("argan_train pack", description=pack.__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("folder", type=Path)
+    arguments = parser.parse_args(argv)
+    record = checkpoint.read_json(arguments.run / "config.json")
+    weights = checkpoint.load_tensors(arguments.run / "ema.safetensors")
+    half = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    about = {"fp32_sha256": checkpoint.sha256(arguments.run / "ema.safetensors")}
+    checkpoint.save_tensors(arguments.folder / "ema.safetensors", half, about)
+    checkpoint.write_json(arguments.folder / "config.json", record)
+    shutil.copyfile(arguments.run / "log.jsonl", arguments.folder / "log.jsonl")
+    return 0
+
+
+COMMANDS = {"train": train, "sample": sample, "evaluate": evaluate, "pack": pack}
+
+
+def main() -> int:
     """`python -m argan_train COMMAND ...`, where argan is not installed."""
-    commands = {"train": train}
-    argv = sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] not in commands:
-        raise SystemExit(f"usage: python -m argan_train {{{','.join(commands)}}} ...")
-    return report_errors(commands[argv[0]], argv[1:])
+    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
+        raise SystemExit(f"usage: python -m argan_train {{{','.join(COMMANDS)}}} ...")
+    return COMMANDS[sys.argv[1]](sys.argv[2:])

@@ -15,7 +15,7 @@ PRESETS = Path(__file__).parent / "configs"
 
 @dataclass(frozen=True)
 class ArGanConfig:
-    """AR-GAN (Kaneko 2021). Every unknown of the paper is a setting here, with a measured default."""
+    """AR-GAN (Kaneko 2021). What the paper leaves open is a setting here."""
 
     size: int = 64  # px, a power of two
     steps: int = 8000
@@ -47,12 +47,20 @@ class ArGanConfig:
     def __post_init__(self) -> None:
         if self.size < 8 or self.size & (self.size - 1):
             raise InputError(f"size {self.size}: use a power of two from 8, such as 64")
-        if self.depth_size > self.size or self.depth_size < 8 or self.depth_size & (self.depth_size - 1):
-            raise InputError(f"depth_size {self.depth_size}: use a power of two from 8 to {self.size}")
+        if (
+            self.depth_size > self.size
+            or self.depth_size < 8
+            or self.depth_size & (self.depth_size - 1)
+        ):
+            raise InputError(
+                f"depth_size {self.depth_size}: use a power of two from 8 to {self.size}"
+            )
         if self.batch < 2 or self.batch % 2:
-            raise InputError(f"batch {self.batch}: use an even number, half of it is rendered sharp")
+            raise InputError(
+                f"batch {self.batch}: use an even number, half of it is rendered sharp"
+            )
         if self.expansion and self.pupil != "grid":
-            raise InputError("expansion has one channel per view: it needs pupil = \"grid\"")
+            raise InputError('expansion has one channel per view: it needs pupil = "grid"')
         if self.mixture not in ("bernoulli", "uniform", "none"):
             raise InputError(f"mixture {self.mixture!r}: use bernoulli, uniform or none")
 

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from argan.errors import InputError, MissingFileError
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
+
+from argan.errors import InputError, MissingFileError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 

@@ -21,13 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import argan
 import numpy as np
-from argan.errors import InputError, MissingFileError
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps
 from tqdm import tqdm
 
+import argan
+from argan.errors import InputError, MissingFileError
+from argan_train.ar_gan_dr import refocuser
 from argan_train.metrics import baselines, depth_scores, subject_in_front
 from argan_train.toy import ToyBatch, ToyWorld
 
@@ -225,7 +226,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         "argan evaluate", description="Depth metrics of a model, beside those of no model at all."
     )
-    parser.add_argument("model", metavar="BUNDLE", help="a .argan bundle")
+    parser.add_argument("model", metavar="BUNDLE|RUN", help="a .argan bundle, or a run folder")
     parser.add_argument(
         "--data",
         type=Path,
@@ -239,7 +240,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="a folder")
     arguments = parser.parse_args(argv)
     scenes = open_sets(arguments.only, arguments.data)
-    return report(argan.load(arguments.model).depth, scenes, arguments.output)
+    return report(open_model(arguments.model).depth, scenes, arguments.output)
+
+
+def open_model(path: str) -> argan.Refocuser:
+    """A bundle, or the run folder of an AR-GAN-DR."""
+    return refocuser(Path(path)) if (Path(path) / "config.json").is_file() else argan.load(path)
 
 
 def open_sets(names: list[str], data: Path | str | None) -> Iterator[Scene]:

@@ -1,7 +1,7 @@
 """The loop that every method shares: steps, log, pictures, checkpoints, resume.
 
 A run folder explains itself:
-    config.json         method, settings, versions, data (with hash), device, steps and seconds so far
+    config.json         method, settings, versions, data (with hash), device, steps and seconds
     log.jsonl           one line per `log_every` steps
     state.safetensors   everything that resuming needs
     ema.safetensors     the averaged network, which is what users run
@@ -20,13 +20,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from argan import __version__
-from argan.errors import Error, InputError
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from argan import __version__
+from argan.errors import Error, InputError
 from argan_train import checkpoint
 from argan_train.config import ArGanConfig, ArGanDrConfig
 
@@ -35,8 +35,12 @@ class Method(Protocol):
     """What the loop asks of a method."""
 
     name: str
-    config: ArGanConfig | ArGanDrConfig
-    ema: nn.Module
+
+    @property
+    def config(self) -> ArGanConfig | ArGanDrConfig: ...
+
+    @property
+    def ema(self) -> nn.Module: ...
 
     def parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
         """Everything that a checkpoint holds."""
@@ -69,13 +73,15 @@ def update_average(
     average: nn.Module, network: nn.Module, step: int, batch: int, half_life: int, warmup: int
 ) -> None:
     """Exponential moving average with a half-life in images, shorter at the start."""
-    decay = 0.5 ** (batch / min(half_life, max(step * batch / 20, 1e-9))) if step < warmup else (
-        0.5 ** (batch / half_life)
+    decay = (
+        0.5 ** (batch / min(half_life, max(step * batch / 20, 1e-9)))
+        if step < warmup
+        else (0.5 ** (batch / half_life))
     )
     for old, new in zip(average.parameters(), network.parameters(), strict=True):
         old.lerp_(new, 1 - decay)
-    for old, new in zip(average.buffers(), network.buffers(), strict=True):
-        old.copy_(new)
+    for old_buffer, new_buffer in zip(average.buffers(), network.buffers(), strict=True):
+        old_buffer.copy_(new_buffer)
 
 
 def describe(method: Method, data: dict[str, Any], device: torch.device) -> dict[str, Any]:
@@ -84,7 +90,9 @@ def describe(method: Method, data: dict[str, Any], device: torch.device) -> dict
         "method": method.name,
         "settings": asdict(method.config),
         "data": data,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "device": (
+            torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+        ),
         "threads": torch.get_num_threads(),
         "versions": {"argan": __version__, "torch": torch.__version__, "numpy": np.__version__,
                      "python": platform.python_version()},
@@ -107,7 +115,9 @@ def resume(method: Method, folder: Path) -> tuple[int, float]:
     here = asdict(method.config)
     changed = [k for k in here if k not in ("steps",) and here[k] != written.get(k)]
     if changed:
-        raise InputError(f"{folder} was trained with other settings ({', '.join(changed)}): resume with the same")
+        raise InputError(
+            f"{folder} was trained with other settings ({', '.join(changed)}): resume with the same"
+        )
     tensors = checkpoint.load_tensors(folder / "state.safetensors")
     step, seconds = int(tensors["progress"][0]), float(tensors["progress"][1])
     for prefix, part in method.parts().items():
@@ -133,7 +143,10 @@ def train(
     checkpoint.write_json(folder / "config.json", record | {"steps": done, "seconds": spent})
     line: dict[str, float] = {}
     start = time.monotonic() - spent
-    with SummaryWriter(str(folder / "tensorboard")) as board, (folder / "log.jsonl").open("a") as log:
+    with (
+        SummaryWriter(str(folder / "tensorboard")) as board,
+        (folder / "log.jsonl").open("a") as log,
+    ):
         bar = tqdm(range(done + 1, config.steps + 1), initial=done, total=config.steps, unit="step",
                    mininterval=1)  # fmt: skip
         for step in bar:
@@ -144,8 +157,8 @@ def train(
                 bad = [k for k, v in values.items() if not math.isfinite(v)]
                 if bad:
                     raise DivergedError(
-                        f"{', '.join(bad)} is not finite at step {step}: {folder} keeps the last good"
-                        " checkpoint; lower the learning rate and --resume"
+                        f"{', '.join(bad)} is not finite at step {step}: {folder} keeps the last"
+                        " good checkpoint; lower the learning rate and --resume"
                     )
                 seconds = time.monotonic() - start
                 rate = step * config.batch / seconds

@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from argan.errors import InputError, ShapeError
 from numpy.typing import NDArray
+
+from argan.errors import InputError, ShapeError
 
 Array = NDArray[np.floating]
 Mask = NDArray[np.bool_]

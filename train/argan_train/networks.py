@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 
 def stage_channels(size: int, width: int) -> dict[int, int]:
-    """Channels at each resolution from 4 to `size`: `width` at full size, doubling downwards to 4x."""
+    """Channels at each resolution from 4 to `size`: `width` at the last, doubling down to 4x."""
     sizes = [4 << i for i in range(size.bit_length() - 2)]
     if sizes[-1] != size:
         raise ValueError(f"size {size}: use a power of two from 8")
@@ -53,9 +53,9 @@ class UpBlock(nn.Module):
 class Generator(nn.Module):
     """z -> the all-in-focus image and its disparity.
 
-    The disparity leaves the trunk at `depth_size`, coarser than the image, and is enlarged smoothly:
-    a head at full size learns an edge map (blurring a smooth region costs nothing, so the game can
-    be won without depth).
+    The disparity leaves the trunk at `depth_size`, coarser than the image, and is enlarged
+    smoothly: a head at full size learns an edge map (blurring a smooth region costs nothing, so the
+    game can be won without depth).
     """
 
     def __init__(
@@ -76,7 +76,9 @@ class Generator(nn.Module):
         self.image_head = nn.Conv2d(channels[size], 3, 3, padding=1)
         self.depth_norm = nn.BatchNorm2d(channels[depth_size])
         self.depth_head = nn.Sequential(
-            nn.Conv2d(channels[depth_size], 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 1, 3, padding=1)
+            nn.Conv2d(channels[depth_size], 64, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(64, 1, 3, padding=1),
         )
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,8 +102,8 @@ class DepthExpansion(nn.Module):
         self.inner = nn.Conv2d(views, hidden, 3, padding=1)
         self.norm = nn.BatchNorm2d(hidden)
         self.outer = nn.Conv2d(hidden, views, 3, padding=1)
-        nn.init.zeros_(self.outer.weight)  # starts as the identity
-        nn.init.zeros_(self.outer.bias)
+        for parameter in self.outer.parameters():  # starts as the identity
+            nn.init.zeros_(parameter)
 
     def forward(self, disparity: Tensor) -> Tensor:
         """[N, V, H, W] px -> [N, V, H, W] px."""
@@ -145,7 +147,7 @@ class Discriminator(nn.Module):
 
 
 def batch_deviation(x: Tensor) -> Tensor:
-    """Minibatch standard deviation as a feature map (Karras et al. 2018): [N, C, H, W] -> [N, 1, H, W].
+    """Minibatch standard deviation (Karras et al. 2018): [N, C, H, W] -> a map [N, 1, H, W].
 
     Shows the discriminator a collapse that no single image shows.
     """
@@ -161,10 +163,15 @@ class Separable(nn.Module):
         inner = inputs * expand
         self.residual = stride == 1 and inputs == outputs
         self.layers = nn.Sequential(
-            nn.Conv2d(inputs, inner, 1, bias=False), nn.BatchNorm2d(inner), nn.ReLU6(),
-            nn.Conv2d(inner, inner, 3, stride, 1, groups=inner, bias=False), nn.BatchNorm2d(inner), nn.ReLU6(),
-            nn.Conv2d(inner, outputs, 1, bias=False), nn.BatchNorm2d(outputs),
-        )  # fmt: skip
+            nn.Conv2d(inputs, inner, 1, bias=False),
+            nn.BatchNorm2d(inner),
+            nn.ReLU6(),
+            nn.Conv2d(inner, inner, 3, stride, 1, groups=inner, bias=False),
+            nn.BatchNorm2d(inner),
+            nn.ReLU6(),
+            nn.Conv2d(inner, outputs, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.layers(x) if self.residual else self.layers(x)

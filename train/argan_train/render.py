@@ -1,21 +1,23 @@
 """The light-field renderer in torch: differentiable in the image and in the disparity.
 
-The same equation, signs and edge rule as `argan.render`, the reference in numpy that judges this one.
+The same equation, signs and edge rule as `argan.render`, the reference in numpy that judges it.
 """
 
 from __future__ import annotations
 
 import torch
-from argan.optics import Aperture
 from torch import Tensor
 from torch.nn import functional as F
+
+from argan.optics import Aperture
 
 
 def views(image: Tensor, disparity: Tensor, points: Tensor) -> Tensor:
     """L(x, u) = I(x + u M(x, u)): image [N, C, H, W], disparity px [N, V, H, W] (one map per view;
     [N, 1, H, W] serves them all), points [V, 2] of the pupil (right, down) -> [N, V, C, H, W]."""
     n, channels, height, width = image.shape
-    shift = disparity.float()[..., None] * points.float()[:, None, None, :]  # [N, V, H, W, 2]
+    exact = torch.promote_types(image.dtype, torch.float32)  # half precision can't hold a position
+    shift = disparity.to(exact)[..., None] * points.to(exact)[:, None, None, :]  # [N, V, H, W, 2]
     x = torch.arange(width, device=image.device) + shift[..., 0]
     y = torch.arange(height, device=image.device)[:, None] + shift[..., 1]
     # grid_sample wants -1 and 1 at the centres of the outermost pixels (align_corners=True).
@@ -23,7 +25,7 @@ def views(image: Tensor, disparity: Tensor, points: Tensor) -> Tensor:
     # All views of an image in one tall grid: one gather, and the image is never copied.
     count = grid.shape[1]
     sampled = F.grid_sample(
-        image.float(),
+        image.to(exact),
         grid.reshape(n, count * height, width, 2),
         mode="bilinear",
         padding_mode="border",
@@ -44,7 +46,7 @@ def light_field(image: Tensor, disparity: Tensor, aperture: Aperture) -> Tensor:
 
 
 def photograph(image: Tensor, disparity: Tensor, points: Tensor, weights: Tensor) -> Tensor:
-    """The weighted mean of the views: image [N, 3, H, W], disparity px [N, V or 1, H, W] -> like image."""
+    """The weighted mean of the views: image [N, 3, H, W], disparity px [N, V or 1, H, W]."""
     return (views(image, disparity, points) * weights[:, None, None, None]).sum(dim=1)
 
 

@@ -15,12 +15,13 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from argan.errors import InputError
 from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy import fft
 from scipy.spatial import KDTree
 from scipy.special import j1
+
+from argan.errors import InputError
 
 Array = NDArray[np.float32]
 

@@ -1,0 +1,60 @@
+# The README's commands. Environments: .venv-demo (runtime alone), .venv (everything, pinned).
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+# Where pip finds the CPU build of torch; empty: the public index's own (CUDA on Linux).
+TORCH_INDEX ?=
+DATA ?= ../shared/data
+BIN := .venv/bin
+
+.PHONY: demo test check lean bench train-smoke train-flowers default-model clean
+
+demo: .venv-demo/done
+	.venv-demo/bin/python examples/refocus.py examples/dahlia.jpg out
+
+.venv-demo/done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-demo
+	.venv-demo/bin/pip install -q -c constraints.txt .
+	touch $@
+
+.venv/done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	$(BIN)/pip install -q -c constraints.txt -e ".[train,export,tflite,coreml,heif,dev]"
+	touch $@
+
+test: .venv/done
+	$(BIN)/pytest -n 2 tests
+
+check: .venv/done
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# The built wheel, without torch, passes the runtime's tests.
+lean: .venv/done
+	rm -rf dist .venv-lean
+	$(BIN)/python -m build -q --wheel
+	$(PYTHON) -m venv .venv-lean
+	.venv-lean/bin/pip install -q -c constraints.txt dist/*.whl pytest
+	.venv-lean/bin/python -c "import importlib.util as u; assert u.find_spec('torch') is None"
+	.venv-lean/bin/pytest tests/runtime
+
+bench: .venv/done
+	$(BIN)/python benchmarks/render.py
+
+# AR-GAN and AR-GAN-DR on the toy world: does it learn depth? 15 minutes on two cores.
+train-smoke: .venv/done
+	$(BIN)/python benchmarks/train_smoke.py
+
+# The default model, from photos to bundle (hours on a CPU).
+train-flowers: .venv/done
+	$(BIN)/argan train ar-gan --preset flowers64 --data $(DATA)/flowers128.zip --out runs/flowers64
+	$(BIN)/argan train ar-gan-dr --preset dr96 --teacher runs/flowers64 --out runs/flowers-dr
+
+default-model: .venv/done
+	$(BIN)/argan evaluate runs/flowers-dr --data $(DATA) -o out/default-evaluation
+	$(BIN)/argan export runs/flowers-dr -o runtime/argan/models/default.argan \
+		--evaluation out/default-evaluation/evaluation.json --licence weights/flowers-dr/LICENSE-WEIGHTS
+
+clean:
+	rm -rf .venv .venv-demo .venv-lean dist out

@@ -1,0 +1,222 @@
+"""The loop and its methods on tiny pictures: resuming is exact, and nothing is lost."""
+
+import dataclasses
+import errno
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from argan.errors import InputError, MissingFileError
+from argan_train import augment, checkpoint, cli, loop, sample
+from argan_train.ar_gan import ArGan, load_generator
+from argan_train.ar_gan_dr import ArGanDr, load_depth_net
+from argan_train.config import ArGanConfig, ArGanDrConfig, load_preset
+
+CPU = torch.device("cpu")
+TINY = ArGanConfig(
+    size=16, width=4, batch=4, latent=8, depth_size=8, views=3, steps=8, r1_every=4,
+    log_every=2, save_every=4, picture_every=4,
+)  # fmt: skip
+PHOTOS = torch.randint(
+    256, (12, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+)
+
+
+def trained(
+    folder: Path, config: ArGanConfig = TINY, resuming: bool = False
+) -> dict[str, torch.Tensor]:
+    loop.train(ArGan(config, PHOTOS), folder, {}, CPU, resuming)
+    return checkpoint.load_tensors(folder / "state.safetensors")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "gan"
+    trained(folder)
+    return folder
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(a[k], b[k]) for k in a if k != "progress") and a.keys() == b.keys()
+
+
+def test_a_run_folder_explains_itself(run: Path) -> None:
+    record = checkpoint.read_json(run / "config.json")
+    assert (
+        record["method"] == "ar-gan" and record["steps"] == 8 and record["settings"]["size"] == 16
+    )
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6, 8]
+    assert {"d_main", "g_main", "prior_correlation", "edge_correlation"} <= lines[-1].keys()
+    assert len(list((run / "samples").glob("*.png"))) == 2
+    assert list((run / "tensorboard").iterdir())
+    assert not list(run.glob("*.partial"))
+
+
+def test_same_seed_same_numbers_other_seed_other_numbers(run: Path, tmp_path: Path) -> None:
+    first = checkpoint.load_tensors(run / "state.safetensors")
+    assert same(first, trained(tmp_path / "again"))
+    assert not same(first, trained(tmp_path / "other", dataclasses.replace(TINY, seed=1)))
+
+
+def test_resuming_equals_not_stopping(run: Path, tmp_path: Path) -> None:
+    stopped = dataclasses.replace(TINY, steps=4)
+    # The prior's schedule belongs to the whole run: a run cut short must have the same one.
+    method = ArGan(stopped, PHOTOS)
+    method.prior_weight = ArGan(TINY, PHOTOS).prior_weight  # type: ignore[method-assign]
+    loop.train(method, tmp_path, {}, CPU)
+    assert same(checkpoint.load_tensors(run / "state.safetensors"), trained(tmp_path, TINY, True))
+    logged = [
+        json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()
+    ]
+    assert logged == [2, 4, 6, 8]
+
+
+def test_a_run_is_not_overwritten_nor_resumed_with_other_settings(run: Path) -> None:
+    with pytest.raises(InputError, match="already holds a run"):
+        trained(run)
+    with pytest.raises(InputError, match="other settings"):
+        trained(run, dataclasses.replace(TINY, batch=6), resuming=True)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good(tmp_path: Path) -> None:
+    method = ArGan(TINY, PHOTOS)
+    good_step = method.step
+
+    def failing_step(step: int) -> dict[str, torch.Tensor]:
+        return good_step(step) | ({"g_main": torch.tensor(float("nan"))} if step > 4 else {})
+
+    method.step = failing_step  # type: ignore[method-assign]
+    with pytest.raises(loop.DivergedError, match="g_main is not finite at step 6"):
+        loop.train(method, tmp_path, {}, CPU)
+    assert int(checkpoint.load_tensors(tmp_path / "state.safetensors")["progress"][0]) == 4
+
+
+def test_a_failed_save_keeps_the_file_that_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.safetensors"
+    checkpoint.save_tensors(path, {"a": torch.ones(2)}, {})
+
+    def full_disk(tensors: object, path: Path, metadata: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.save_tensors(path, {"a": torch.zeros(2)}, {})
+    assert torch.equal(checkpoint.load_tensors(path)["a"], torch.ones(2))
+    assert [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+def test_a_damaged_checkpoint_says_so(tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").write_bytes(b"\xff" * 64)
+    with pytest.raises(InputError, match="damaged"):
+        checkpoint.load_tensors(tmp_path / "x.safetensors")
+    with pytest.raises(MissingFileError, match="no checkpoint"):
+        checkpoint.load_tensors(tmp_path / "y.safetensors")
+
+
+def test_half_of_a_batch_is_photographed_sharp() -> None:
+    method, rng = ArGan(TINY, PHOTOS), torch.Generator().manual_seed(0)
+    image, disparity = method.generator(torch.randn(4, 8))
+    taken = method.photograph(image, disparity * 100, method.lens_strength(rng), rng)
+    unchanged = [torch.equal(a, b) for a, b in zip(image, taken, strict=True)]
+    assert unchanged == [True, True, False, False]
+
+
+def test_the_prior_fades_and_never_quite_leaves() -> None:
+    weight = ArGan(dataclasses.replace(TINY, steps=100), PHOTOS).prior_weight
+    assert weight(0) == pytest.approx(0.02) and weight(25) == pytest.approx(0.012)
+    assert weight(50) == weight(100) == pytest.approx(0.004)
+
+
+def test_expansion_trains_with_the_published_grid(tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY, pupil="grid", expansion=True, steps=2)
+    assert any(key.startswith("t.") for key in trained(tmp_path, config))
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"size": 48}, "power of two"),
+        ({"depth_size": 128}, "depth_size"),
+        ({"batch": 3}, "even"),
+        ({"expansion": True}, "grid"),
+        ({"bath": 3}, "unknown setting bath"),
+    ],
+)
+def test_wrong_settings_are_named(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_preset(ArGanConfig, "flowers64", settings)
+
+
+def test_crop_moves_image_and_disparity_alike() -> None:
+    disparity = torch.rand(6, 1, 16, 16)
+    image, moved = augment.crop(
+        disparity.expand(-1, 3, -1, -1), disparity, 32, (1.0, 2.0), torch.Generator().manual_seed(0)
+    )
+    torch.testing.assert_close(image[:, :1], moved)
+    whole = torch.nn.functional.interpolate(disparity, size=32, mode="bilinear")
+    assert (moved - whole).abs().mean() > 0.05
+
+
+def test_paste_puts_the_subject_before_the_other_scene() -> None:
+    disparity = torch.zeros(2, 1, 16, 16)
+    disparity[:, :, 6:10, 6:10] = 0.5  # near subject
+    image = torch.tensor([0.2, 0.9]).view(2, 1, 1, 1).expand(2, 3, 16, 16).clone()
+    scene, depth = augment.paste(image, disparity, 0.25, 1.0, torch.Generator().manual_seed(0))
+    assert ((scene[0] - 0.2).abs() < 0.01).sum() > 0  # its own colour where the subject is
+    assert ((scene[0] - 0.9).abs() < 0.01).float().mean() > 0.5  # the other scene elsewhere
+    assert depth[0].max() > 0.49
+
+
+def test_student_learns_from_a_teacher_and_is_loaded_back(run: Path, tmp_path: Path) -> None:
+    config = ArGanDrConfig(
+        size=32, steps=4, batch=4, width=4, log_every=2, save_every=4, picture_every=4
+    )
+    method = ArGanDr(config, [load_generator(run, CPU)], CPU)
+    last = loop.train(method, tmp_path / "dr", {"teachers": {}}, CPU)
+    assert {"l1", "gradient", "rel_rmse", "radial_rel_rmse"} <= last.keys()
+    network, _ = load_depth_net(tmp_path / "dr")
+    photo = torch.rand(1, 3, 32, 32)
+    torch.testing.assert_close(network(photo), method.ema(photo))
+
+
+def test_pack_halves_the_weights_and_keeps_the_record(run: Path, tmp_path: Path) -> None:
+    assert cli.pack([str(run), str(tmp_path / "kept")]) == 0
+    whole, half = (load_generator(f, CPU)[0] for f in (run, tmp_path / "kept"))
+    z = torch.randn(2, 8)
+    torch.testing.assert_close(whole(z)[0], half(z)[0], atol=2e-3, rtol=0)  # seen: 4e-4
+    assert (tmp_path / "kept" / "log.jsonl").read_text() == (run / "log.jsonl").read_text()
+
+
+def test_sample_draws_grids_and_sweeps(run: Path, tmp_path: Path) -> None:
+    assert sample.main([str(run), "-o", str(tmp_path), "--count", "3"]) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["aperture.png", "focus.png", "grid.png"]
+    pictures = sample.draw(load_generator(run, CPU)[0], count=3, seed=0)
+    assert pictures["grid"].shape == (3 * 16, 3 * 16, 3)
+    assert (
+        pictures["grid"][:16] == pictures["aperture"][:16]
+    ).all()  # aperture 0 is the deep image
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["ar-gan", "--data", "nowhere", "--out", "x"], "nowhere"),
+        (["ar-gan", "--data", "toy", "--preset", "nothing", "--out", "x"], "no preset nothing"),
+        (["ar-gan-dr", "--teacher", "nowhere", "--out", "x"], "config.json"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert cli.train(argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("argan: ") and error.count("\n") == 1 and message in error
+    assert not list(tmp_path.iterdir())
