@@ -23,7 +23,7 @@ demo: .venv-demo/done
 	touch $@
 
 test: .venv/done
-	$(BIN)/pytest -n 2 tests
+	$(BIN)/pytest -n 2 --full tests
 
 check: .venv/done
 	$(BIN)/ruff check .

@@ -63,8 +63,7 @@ def figures(evaluation: dict[str, Any]) -> list[str]:
         "| set | this model | radial | ramp | radial+ramp |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for group, about in evaluation["groups"].items():
-        scores = about["scores"]
+    for group, scores in evaluation["means"].items():
         cells = [
             f"{scores[m]['rel_rmse']:.2f} / {scores[m]['spearman']:.2f}"
             for m in ("model", "radial", "ramp", "radial+ramp")

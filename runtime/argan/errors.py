@@ -4,8 +4,8 @@ Error
 ├── InputError      (ValueError)         a photo, map or option that can't be used
 │   └── ShapeError                       two arrays whose sizes don't fit each other
 ├── MissingFileError (FileNotFoundError) nothing at that path
-├── BundleError     (ValueError)         a bundle that fails a check: nothing of it was run
-└── MissingExtraError (ImportError)      an optional package is absent; the message has the pip command
+├── BundleError     (ValueError)         a bundle that fails a check; nothing of it ran
+└── MissingExtraError (ImportError)      an optional package is absent; has the pip command
 """
 
 

@@ -41,7 +41,8 @@ SHARP = 0.1  # px: a smaller radius is no blur, the photo's own pixels are kept
 NOTHING = 1e-3  # coverage below this adds less than one 8-bit level
 EPSILON = 1e-6
 SURE = 4  # a coverage of 1/4 is enough to take a hole's colour from its own neighbourhood
-SOFTENING = 1.0  # px^2: halving and bilinear doubling blur as a disc of about this radius does
+SOFTENING = 1.5  # px^2: halving and doubling widen a disc as much; taken off the squared radius
+TENT = np.array([1, 2, 1], np.float32) / 4
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,9 @@ class Slices:
         return [*self.octave, 2 * self.octave[0]]
 
 
-# Spacing and steps chosen on 9 of the 12 oracle scenes (benchmarks/render.py has the speed):
-# twice the resolution in each gains 0.1 dB. Discs up to 4.5 px are 11x11 filters, the largest
-# that OpenCV computes directly, five times faster than the next size.
+# Chosen on 9 of the 12 oracle scenes: closer slices or a finer size for each add less than 0.1 dB.
+# Discs up to 4.5 px are 11x11 filters, the largest that OpenCV computes directly; the next size
+# takes five times as long.
 SLICES = {
     "final": Slices(fine=(1.0, 2.0, 3.0, 4.5), octave=(3.0, 3.6, 4.5)),
     "preview": Slices(fine=(1.0, 2.5), octave=(2.0, 2.5)),
@@ -173,7 +174,8 @@ def _strip_views(
     """One strip of every view, [rows, W, 4]."""
     height, width = image.shape[:2]
     rows = slice(box.y0, box.y1)
-    reach = max(abs(v) for _, v, _ in samples) * np.abs(maps[:, rows]).max()
+    distinct = maps[:1, rows] if maps.strides[0] == 0 else maps[:, rows]  # one map for all views?
+    reach = max(abs(v) for _, v, _ in samples) * float(np.abs(distinct).max())
     seen = box.grown(math.ceil(min(reach, height)) + 1, image.shape[:2])
     # remap takes 4 channels in half the time of 3; the spare ones stay 0
     source = np.zeros((seen.y1 - seen.y0, width, 4), np.float32)
@@ -284,7 +286,8 @@ class _Lens:
 
     def radius(self, disparity: Array) -> Array:
         """D in px."""
-        signed = (disparity - np.float32(self.focus)) * np.float32(self.blur)
+        with np.errstate(over="ignore"):
+            signed = (disparity - np.float32(self.focus)) * np.float32(self.blur)
         return np.asarray(np.clip(signed, -self.limit, self.limit), np.float32)
 
     def extremes(self, disparity: Array) -> Array:
@@ -294,15 +297,15 @@ class _Lens:
 class _Far(NamedTuple):
     """What is too blurred for full size, at a quarter of it; None where there is nothing."""
 
-    back: Array | None  # [4, h, w]: colour, filled everywhere, and its certainty
-    front: Array | None  # [4, h, w]: premultiplied colour, coverage
-    hidden: Array | None  # [3, h, w]: colour of what `front` hides
+    back: Array | None  # [4, h, w]: colour, also where nothing is seen of it, and coverage
+    front: Array | None  # [4, h, w]: premultiplied colour and coverage
+    hidden: Array | None  # [3, h, w]: the colours around what `front` hides
 
 
 class _Tile(NamedTuple):
     """A piece of the photo with its halo."""
 
-    photo: Array  # [3, h, w], linear
+    photo: Array  # [4, h, w], linear, and coverage 1
     D: Array  # [h, w], px
     box: Box
 
@@ -335,16 +338,17 @@ def _tile(pixels: Image, D: Array, box: Box, far: _Far, lens: _Lens) -> Array | 
         return None
     tile = _Tile(_decode(pixels), D, box)
     behind, *shares, before = _shares(D, lens.slices.signed)
-    total, clear = np.zeros((4, *D.shape), np.float32), np.ones_like(D)
+    total, clear = _empty(D.shape)
     for r, share in reversed(list(zip(lens.slices.signed[1:-1], shares, strict=True))):
         if share is not None:
-            _add(total, clear, _blur(_layer(tile.photo, share), r, lens.pupil))
+            _add(total, clear, tile.photo, share, r, lens.pupil)
     back = None
     if far.back is not None and float(clear.max()) > NOTHING:
         back = _back(tile, behind, far.back, lens)
-    colour = _through(total, clear, back)[:3]
+    colour, coverage = np.split(_through(total, clear, back), [3])
     if before is not None and far.hidden is not None:
-        colour += before * (_enlarged(far.hidden, 4, box) - colour)
+        hidden = (1 - coverage) * np.maximum(2 * before - 1, 0)
+        colour += hidden * (_enlarged(far.hidden, 4, box) - colour)
     if before is not None or spill is not None:
         front = _front(tile, before, spill, lens)
         colour *= 1 - front[3]
@@ -353,11 +357,11 @@ def _tile(pixels: Image, D: Array, box: Box, far: _Far, lens: _Lens) -> Array | 
 
 
 def _back(tile: _Tile, share: Array | None, far: Array, lens: _Lens) -> Array:
-    """All behind the full-size slices: colour and certainty [4, h, w]."""
+    """All behind the full-size slices: colour and coverage [4, h, w]."""
     back = _enlarged(far, 2, tile.box.halved())
     if share is not None:
-        layer, radius = _halved(_layer(tile.photo, share), -tile.D)
-        total, clear = np.zeros_like(layer), np.ones_like(radius)
+        layer, radius = _halved(_shared(tile.photo, share), -tile.D)
+        total, clear = _empty(radius.shape)
         _add_octave(total, clear, layer, radius, -1, lens)
         back = _through(total, clear, back)
     return _enlarged(back, 2, tile.whole)
@@ -366,11 +370,11 @@ def _back(tile: _Tile, share: Array | None, far: Array, lens: _Lens) -> Array:
 def _front(tile: _Tile, share: Array | None, spill: Array | None, lens: _Lens) -> Array:
     """All in front of the full-size slices: premultiplied colour and coverage [4, h, w]."""
     half = tile.box.halved()
-    total = np.zeros((4, half.y1 - half.y0, half.x1 - half.x0), np.float32)
-    if spill is not None:
-        total += spill
+    total = spill
+    if total is None:
+        total = np.zeros((4, half.y1 - half.y0, half.x1 - half.x0), np.float32)
     if share is not None:
-        layer, radius = _halved(_layer(tile.photo, share), tile.D)
+        layer, radius = _halved(_shared(tile.photo, share), tile.D)
         _add_octave(total, 1 - total[3], layer, radius, 1, lens)
     return _enlarged(total, 2, tile.whole)
 
@@ -403,11 +407,11 @@ def _far(pixels: Image, disparity: Array, lens: _Lens, pool: ThreadPoolExecutor)
         photo = _decode(pixels[box.at])
         for target, share in ((behind, shares[0]), (before, shares[-1])):
             if target is not None and share is not None:
-                layer = _layer(photo, share)
-                target[:4, y, x] = _half(_half(layer))
-                target[4, y, x] = _half(_half((share * np.abs(D))[None]))
+                layer = _shared(photo, share)
+                target[:4, y, x] = _half(_half(layer), smooth=True)
+                target[4, y, x] = _half(_half((share * np.abs(D))[None]), smooth=True)
         if everything is not None:
-            everything[:, y, x] = _half(_half(photo))
+            everything[:, y, x] = _half(_half(photo[:3]), smooth=True)
 
     _run(reduce, _tiles(pixels.shape), pool)
     back = pool.submit(_far_back, behind, lens)
@@ -417,15 +421,15 @@ def _far(pixels: Image, disparity: Array, lens: _Lens, pool: ThreadPoolExecutor)
 
 
 def _far_back(sums: Array | None, lens: _Lens) -> Array | None:
-    """Colour and certainty: where nothing far shows, the colours of what is less far."""
+    """Colour and coverage; where nothing far is seen, the colours of what is less far."""
     if sums is None:
         return None
     layer, share, radius = _beyond_half_size(sums, lens)
-    result: Array = np.concatenate([_filled(sums[:4]), np.minimum(sums[3:4], 1)])
+    result: Array = np.concatenate([_filled(sums[:4]), np.zeros_like(sums[3:4])])
     if share is not None:
         far = _smaller(layer * share, radius, -1, lens)
         result[:3] += np.minimum(SURE * far[3], 1) * (far[:3] - result[:3])
-        np.minimum((1 - share) * layer[3] + far[3], 1, out=result[3])
+        result[3] = far[3]
     return result
 
 
@@ -453,18 +457,19 @@ def _beyond_half_size(sums: Array, lens: _Lens) -> tuple[Array, Array | None, Ar
 def _smaller(layer: Array, radius: Array, side: int, lens: _Lens) -> Array:
     """Slices of this size and all smaller ones: layer [4, h, w], radius [h, w] px of this size.
 
-    In front (side 1): premultiplied colour and coverage. Behind (-1): colour and certainty.
+    In front (side 1): premultiplied colour and coverage. Behind (-1): colour and coverage, with
+    colour also where the coverage is 0.
     """
     rest = _shares(radius, lens.slices.reduced)[-1]
     deeper = None
     if rest is not None and float((rest * layer[3]).max()) > NOTHING:
-        half, half_radius = _halved(layer * rest, radius)
+        half, half_radius = _halved(layer * rest, radius, smooth=True)
         deeper = _enlarged(_smaller(half, half_radius, side, lens), 2, _frame(layer))
     if side > 0:
         total = np.zeros_like(layer) if deeper is None else deeper
         _add_octave(total, 1 - total[3], layer, radius, side, lens)
         return total
-    total, clear = np.zeros_like(layer), np.ones_like(radius)
+    total, clear = _empty(radius.shape)
     _add_octave(total, clear, layer, radius, side, lens)
     if deeper is None:
         return np.concatenate([_filled(total), np.minimum(total[3:], 1)])
@@ -494,19 +499,23 @@ def _shares(radius: Array, stops: list[float]) -> list[Array | None]:
         if lowest >= high:
             above = 1.0
         elif highest > low and high < math.inf:
-            above = np.clip((square - np.float32(low)) * np.float32(1 / (high - low)), 0, 1)
+            ramp: Array = square - np.float32(low)
+            ramp *= np.float32(1 / (high - low))
+            above = np.clip(ramp, 0, 1, out=ramp)
         share = np.asarray(here - above, np.float32)
         shares.append(share if cv2.hasNonZero(np.atleast_2d(share)) else None)
         here = above
     return shares
 
 
-def _layer(photo: Array, share: Array) -> Array:
-    """Premultiplied colour and coverage [4, h, w]."""
-    layer = np.empty((4, *photo.shape[1:]), np.float32)
-    np.multiply(photo, share, out=layer[:3])
-    layer[3] = share
-    return layer
+def _shared(layer: Array, share: Array) -> Array:
+    """A share of a layer; a share of all is a number and costs nothing."""
+    return layer if share.ndim == 0 else layer * share
+
+
+def _empty(shape: tuple[int, ...]) -> tuple[Array, Array]:
+    """A picture with nothing in it yet [4, h, w], and what is clear of it."""
+    return np.zeros((4, *shape), np.float32), np.ones(shape, np.float32)
 
 
 def _add_octave(
@@ -517,38 +526,59 @@ def _add_octave(
     parts = list(zip(radii, _shares(radius, radii), strict=True))[:-1]
     for r, share in parts[::-side]:
         if share is not None:
-            softened = math.sqrt(r * r - SOFTENING)
-            _add(total, clear, _blur(layer * share, side * softened, lens.pupil))
+            softened = math.copysign(math.sqrt(r * r - SOFTENING), side)
+            _add(total, clear, layer, share, softened, lens.pupil)
 
 
-def _add(total: Array, clear: Array, layer: Array) -> None:
-    """Adds to `total` what it leaves `clear` of the layer behind it; both are changed."""
-    seen = np.minimum(layer[3], clear)
-    clear -= seen
-    seen /= np.maximum(layer[3], EPSILON)
-    layer *= seen
-    total += layer
+def _add(
+    total: Array, clear: Array, layer: Array, share: Array, radius: float, pupil: Aperture
+) -> None:
+    """Adds to `total` what it leaves clear of the slice behind it: that share of a layer
+    [4, h, w], blurred. Only where there is any of it."""
+    y, x = _around(share, layer.shape[1:], math.ceil(abs(radius) + 0.5)).at
+    part = share if share.ndim == 0 else share[y, x]
+    piece = _blurred(layer[:, y, x] * part, radius, pupil)
+    free = clear[y, x]
+    seen = np.minimum(piece[3], free)
+    free -= seen
+    seen /= np.maximum(piece[3], EPSILON)
+    piece *= seen
+    total[:, y, x] += piece
+
+
+def _around(share: Array, shape: tuple[int, ...], reach: int) -> Box:
+    """The rectangle that a share of a picture takes up once it is blurred."""
+    if share.ndim == 0:
+        return Box(0, shape[0], 0, shape[1])
+    y, x = np.flatnonzero(share.max(axis=1)), np.flatnonzero(share.max(axis=0))
+    taken = Box(int(y[0]), int(y[-1]) + 1, int(x[0]), int(x[-1]) + 1)
+    return taken.grown(reach, shape)
 
 
 def _through(front: Array, clear: Array, back: Array | None) -> Array:
-    """`back` (colour and certainty) seen through the clear part of `front` (premultiplied)
-    -> colour and certainty. Where the back is not certain the front's own colour counts."""
+    """`back` seen through the clear part of `front` (premultiplied) -> colour and coverage.
+
+    What the back covers fills the clear part; as much again counts as hidden and looks alike. Of
+    what then remains clear nothing is known: the colours found so far are all there is to see.
+    """
     if back is None:
         return np.concatenate([front[:3] / np.maximum(front[3], EPSILON), front[3:]])
-    through = clear * np.maximum(back[3], NOTHING)
-    result: Array = back * through
+    if not cv2.hasNonZero(front[3]):
+        return back
+    seen = np.maximum(np.minimum(clear, SURE * back[3]), NOTHING * clear)
+    result: Array = back * seen
     result[:3] += front[:3]
-    result[:3] /= np.maximum(front[3] + through, EPSILON)
-    np.minimum(front[3] + through, 1, out=result[3])
+    result[:3] /= np.maximum(front[3] + seen, EPSILON)
+    np.minimum(front[3] + back[3], 1, out=result[3])
     return result
 
 
-def _blur(layer: Array, radius: float, pupil: Aperture) -> Array:
-    if radius == 0:
-        return layer
-    kernel = _kernel(radius, pupil)
-    for plane in layer:
-        cv2.filter2D(plane, -1, kernel, dst=plane, borderType=cv2.BORDER_REPLICATE)
+def _blurred(layer: Array, radius: float, pupil: Aperture) -> Array:
+    """The layer itself, changed."""
+    if radius:
+        kernel = _kernel(radius, pupil)
+        for plane in layer:
+            cv2.filter2D(plane, -1, kernel, dst=plane, borderType=cv2.BORDER_REPLICATE)
     return layer
 
 
@@ -573,9 +603,16 @@ def _kernel(radius: float, pupil: Aperture) -> Array:
 # ---- sizes
 
 
-def _half(planes: Array) -> Array:
-    """[n, h, w] -> [n, ceil(h / 2), ceil(w / 2)], means of 2x2."""
+def _half(planes: Array, smooth: bool = False) -> Array:
+    """[n, h, w] -> [n, ceil(h / 2), ceil(w / 2)]: means of 2x2.
+
+    With `smooth`, means weighted 1 3 3 1: a light then keeps its place between the large pixels.
+    """
     height, width = planes.shape[1:]
+    if smooth and height > 2 and width > 2:
+        planes = np.stack(
+            [cv2.sepFilter2D(p, -1, TENT, TENT, borderType=cv2.BORDER_REPLICATE) for p in planes]
+        )
     if height % 2 or width % 2:
         planes = np.pad(planes, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge")
     size = ((width + 1) // 2, (height + 1) // 2)
@@ -585,10 +622,10 @@ def _half(planes: Array) -> Array:
     return result
 
 
-def _halved(layer: Array, radius: Array) -> tuple[Array, Array]:
+def _halved(layer: Array, radius: Array, smooth: bool = False) -> tuple[Array, Array]:
     """A premultiplied layer and the mean radius of what it covers, both at half size."""
-    half = _half(layer)
-    weighted = _half((layer[3] * radius)[None])[0]
+    half = _half(layer, smooth)
+    weighted = _half((layer[3] * radius)[None], smooth)[0]
     return half, weighted / np.maximum(2 * half[3], EPSILON)
 
 
@@ -620,9 +657,9 @@ def _filled(layer: Array) -> Array:
 
 
 def _decode(pixels: Image) -> Array:
-    """sRGB [h, w, 3] -> linear [3, h, w]."""
-    linear = np.empty((3, *pixels.shape[:2]), np.float32)
-    for source, target in zip(cv2.split(pixels), linear, strict=True):
+    """sRGB [h, w, 3] -> linear, and coverage 1: [4, h, w]."""
+    linear = np.ones((4, *pixels.shape[:2]), np.float32)
+    for source, target in zip(cv2.split(pixels), linear[:3], strict=True):
         if pixels.dtype == np.float32:
             target[:] = _linear(np.maximum(source, 0))
         else:

@@ -84,9 +84,7 @@ def signed_blur(disparity: float, focus: float, blur: float) -> float:
     return blur * (disparity - focus)
 
 
-def thin_lens_radius(
-    z: float, z_focus: float, aperture_radius: float, focal_px: float
-) -> float:
+def thin_lens_radius(z: float, z_focus: float, aperture_radius: float, focal_px: float) -> float:
     """Signed blur-disc RADIUS in px, a f_px (1/z - 1/z_f); z, z_focus, aperture_radius in metres.
 
     Half the diameter that most textbooks give. Positive nearer than the focus.
@@ -94,14 +92,14 @@ def thin_lens_radius(
     return aperture_radius * focal_px * (1 / z - 1 / z_focus)
 
 
-# A full-frame portrait lens, the convention for photos without metric depth: see `blur_of_f_number`.
+# The convention for photos without metric depth: see `blur_of_f_number`.
 REFERENCE_F_NUMBER = 1.8
 REFERENCE_STRENGTH = 0.02
 
 
 def blur_of_strength(strength_percent: float, width: int) -> float:
-    """K in px per unit of disparity, where one whole unit of defocus blurs to a radius of
-    `strength_percent` of the image's width."""
+    """K in px per unit of disparity: one unit of defocus blurs to a radius of `strength_percent`
+    of the image's width."""
     return strength_percent / 100 * width
 
 

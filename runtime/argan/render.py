@@ -37,7 +37,8 @@ def views(image: Array, disparity: Array, aperture: Aperture) -> Array:
             f" (one map, or one for each of {len(samples)} views)"
         )
     maps = np.broadcast_to(disparity, (len(samples), *image.shape[:2]))
-    return np.stack([sample(image, u * d, v * d) for (u, v, _), d in zip(samples, maps, strict=True)])
+    shifts = zip(samples, maps, strict=True)
+    return np.stack([sample(image, u * d, v * d) for (u, v, _), d in shifts])
 
 
 def light_field(image: Array, disparity: Array, aperture: Aperture) -> Array:

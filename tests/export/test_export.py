@@ -86,7 +86,7 @@ def test_the_card_says_what_it_learnt_from_and_how_well_it_does(run: Path, tmp_p
     scores = {"rel_rmse": 0.5, "spearman": 0.8}
     methods = {m: scores for m in ("model", "radial", "ramp", "radial+ramp")}
     evaluation = tmp_path / "evaluation.json"
-    evaluation.write_text(json.dumps({"groups": {"flowers": {"scores": methods}}}))
+    evaluation.write_text(json.dumps({"means": {"flowers": methods}}))
     licence = tmp_path / "LICENCE"
     licence.write_text("Nobody's.\n")
     path = tmp_path / "x.argan"

@@ -151,7 +151,7 @@ def test_nothing_usable_is_one_clear_line(tmp_path, folder):
 def test_the_flowers_are_what_their_manifest_says():
     path = DATA / "flowers128.zip"
     if not path.exists():
-        pytest.skip(f"no {path}: set ARGAN_DATA")
+        pytest.skip(f"no reference data: {path} is absent; set ARGAN_DATA")
     images, report = load_photos(path, 32)
     with zipfile.ZipFile(path) as archive:
         name = next(name for name in archive.namelist() if name.endswith("manifest.csv"))

@@ -1,0 +1,34 @@
+"""In the full environment nothing may be missing: --full turns skips into failures, but for those
+of reference data that is not on this machine."""
+
+from collections.abc import Generator
+
+import pytest
+
+ALLOWED = "no reference data"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="a skip for a missing package fails")
+
+
+def forbid_skip(
+    report: pytest.TestReport | pytest.CollectReport, full: bool
+) -> pytest.TestReport | pytest.CollectReport:
+    if full and report.skipped and ALLOWED not in str(report.longrepr):
+        report.outcome, report.longrepr = "failed", f"skipped in the full job: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    return forbid_skip((yield), item.config.getoption("--full"))  # type: ignore[return-value]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    return forbid_skip((yield), collector.config.getoption("--full"))  # type: ignore[return-value]
