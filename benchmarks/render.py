@@ -87,7 +87,7 @@ def light_field(photo: str, disparity: str, blur: str, out: str) -> None:
             grid = torch.stack([across, down], dim=-1)[None]
             view = grid_sample(image, grid, padding_mode="border", align_corners=True)
             mean.add_(view, alpha=1 / len(steps) ** 2)
-    result = mean[0].permute(1, 2, 0).mul(255).round().byte().numpy()
+        result = mean[0].mul_(255).round_().byte().permute(1, 2, 0).numpy()
     Image.fromarray(result).save(out, quality=92)
 
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Literal, NamedTuple
 
 import cv2
@@ -35,7 +35,7 @@ from argan.optics import Aperture
 Array = NDArray[np.float32]
 Image = NDArray[Any]  # uint8, uint16 or float32
 
-TILE = (256, 512)  # rows, columns: the planes of a tile fit in a second-level cache
+TILE = 512  # px, a multiple of 4: smaller tiles see too much twice, larger ones leave the cache
 HALO = 12  # px a tile sees beyond itself: reach of a half-size slice (5) and of doubling (1), twice
 SHARP = 0.1  # px: a smaller radius is no blur, the photo's own pixels are kept
 NOTHING = 1e-3  # coverage below this adds less than one 8-bit level
@@ -268,11 +268,10 @@ def _run(work: Callable[[Box], None], boxes: list[Box], pool: ThreadPoolExecutor
 
 
 def _tiles(shape: tuple[int, ...]) -> list[Box]:
-    rows, columns = TILE
     return [
-        Box(y, min(y + rows, shape[0]), x, min(x + columns, shape[1]))
-        for y in range(0, shape[0], rows)
-        for x in range(0, shape[1], columns)
+        Box(y, min(y + TILE, shape[0]), x, min(x + TILE, shape[1]))
+        for y in range(0, shape[0], TILE)
+        for x in range(0, shape[1], TILE)
     ]
 
 
@@ -302,12 +301,18 @@ class _Far(NamedTuple):
     hidden: Array | None  # [3, h, w]: the colours around what `front` hides
 
 
-class _Tile(NamedTuple):
+@dataclass(frozen=True)
+class _Tile:
     """A piece of the photo with its halo."""
 
-    photo: Array  # [4, h, w], linear, and coverage 1
+    pixels: Image
     D: Array  # [h, w], px
     box: Box
+
+    @cached_property
+    def photo(self) -> Array:
+        """[4, h, w], linear, and coverage 1."""
+        return _decode(self.pixels)
 
     @property
     def whole(self) -> Box:
@@ -321,7 +326,8 @@ def _photograph(pixels: Image, disparity: Array, lens: _Lens, pool: ThreadPoolEx
     def finish(box: Box) -> None:
         outer = box.grown(HALO, pixels.shape)
         rows, columns = box.seen_from(outer).at
-        linear = _tile(pixels[outer.at], lens.radius(disparity[outer.at]), outer, far, lens)
+        tile = _Tile(pixels[outer.at], lens.radius(disparity[outer.at]), outer)
+        linear = _finished(tile, far, lens)
         if linear is None:
             result[box.at] = pixels[box.at]
         else:
@@ -331,14 +337,13 @@ def _photograph(pixels: Image, disparity: Array, lens: _Lens, pool: ThreadPoolEx
     return result
 
 
-def _tile(pixels: Image, D: Array, box: Box, far: _Far, lens: _Lens) -> Array | None:
+def _finished(tile: _Tile, far: _Far, lens: _Lens) -> Array | None:
     """Linear light [3, h, w], or None where the photo stays as it is."""
-    spill = _spill(far.front, box)
-    if spill is None and float(np.abs(D).max()) < SHARP:
+    spill = _spill(far.front, tile.box)
+    if spill is None and float(np.abs(tile.D).max()) < SHARP:
         return None
-    tile = _Tile(_decode(pixels), D, box)
-    behind, *shares, before = _shares(D, lens.slices.signed)
-    total, clear = _empty(D.shape)
+    behind, *shares, before = _shares(tile.D, lens.slices.signed)
+    total, clear = _empty(tile.D.shape)
     for r, share in reversed(list(zip(lens.slices.signed[1:-1], shares, strict=True))):
         if share is not None:
             _add(total, clear, tile.photo, share, r, lens.pupil)
@@ -348,7 +353,7 @@ def _tile(pixels: Image, D: Array, box: Box, far: _Far, lens: _Lens) -> Array | 
     colour, coverage = np.split(_through(total, clear, back), [3])
     if before is not None and far.hidden is not None:
         hidden = (1 - coverage) * np.maximum(2 * before - 1, 0)
-        colour += hidden * (_enlarged(far.hidden, 4, box) - colour)
+        colour += hidden * (_enlarged(far.hidden, 4, tile.box) - colour)
     if before is not None or spill is not None:
         front = _front(tile, before, spill, lens)
         colour *= 1 - front[3]
@@ -359,7 +364,7 @@ def _tile(pixels: Image, D: Array, box: Box, far: _Far, lens: _Lens) -> Array | 
 def _back(tile: _Tile, share: Array | None, far: Array, lens: _Lens) -> Array:
     """All behind the full-size slices: colour and coverage [4, h, w]."""
     back = _enlarged(far, 2, tile.box.halved())
-    if share is not None:
+    if share is not None and -float(tile.D.max()) < 2 * lens.slices.reduced[-1]:
         layer, radius = _halved(_shared(tile.photo, share), -tile.D)
         total, clear = _empty(radius.shape)
         _add_octave(total, clear, layer, radius, -1, lens)
@@ -383,8 +388,10 @@ def _spill(front: Array | None, box: Box) -> Array | None:
     """What the far front lets fall on this tile, at half size."""
     if front is None:
         return None
-    half = _enlarged(front, 2, box.halved())
-    return half if float(half[3].max()) > NOTHING else None
+    y, x = box.halved().halved().grown(1, front.shape[1:]).at
+    if float(front[3, y, x].max()) < NOTHING:
+        return None
+    return _enlarged(front, 2, box.halved())
 
 
 # ---- a quarter of the size and less: whole images

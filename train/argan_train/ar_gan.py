@@ -132,10 +132,13 @@ class ArGan:
         adversarial = losses.g_main(self.discriminator(fake))
         self.discriminator.requires_grad_(True)
         prior = losses.g_prior(disparity, self.prior)
+        config = self.config
+        share = losses.g_blur_share(disparity, config.max_blur_px, config.blur_share)
         self.g_opt.zero_grad()
-        (adversarial + self.prior_weight(step) * prior).backward()
+        loss = adversarial + self.prior_weight(step) * prior + config.blur_share_weight * share
+        loss.backward()
         self.g_opt.step()
-        return {"g_main": adversarial.detach(), "g_prior": prior.detach()}
+        return {"g_main": adversarial.detach(), "g_prior": prior.detach(), "g_share": share.detach()}
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:

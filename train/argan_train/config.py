@@ -38,6 +38,8 @@ class ArGanConfig:
     prior_weight: float = 0.02  # per px^2
     prior_final: float = 0.004  # the prior never quite leaves
     prior_steps: float = 0.5  # share of the run over which it fades to prior_final
+    blur_share: float = 0.4  # of the largest |D|, that the mean pixel lies behind the focal plane
+    blur_share_weight: float = 5.0  # the disparity must not fade to "all in focus"
     prior_radius: float = 0.35  # r_th in half widths
     prior_slope: float = 0.08  # g: px of blur per half width, as a share of the width
     picture_every: int = 500

@@ -31,6 +31,9 @@ from argan_train import checkpoint
 from argan_train.config import ArGanConfig, ArGanDrConfig
 
 
+MAY_CHANGE = ("steps", "picture_every", "save_every", "log_every")  # on resuming
+
+
 class Method(Protocol):
     """What the loop asks of a method."""
 
@@ -113,7 +116,7 @@ def resume(method: Method, folder: Path) -> tuple[int, float]:
     """-> (steps done, seconds spent). Lines logged after the checkpoint are dropped."""
     written = checkpoint.read_json(folder / "config.json")["settings"]
     here = asdict(method.config)
-    changed = [k for k in here if k not in ("steps",) and here[k] != written.get(k)]
+    changed = [k for k in here if k not in MAY_CHANGE and here[k] != written.get(k)]
     if changed:
         raise InputError(
             f"{folder} was trained with other settings ({', '.join(changed)}): resume with the same"

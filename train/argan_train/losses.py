@@ -41,6 +41,16 @@ def g_prior(disparity: Tensor, prior: Tensor) -> Tensor:
     return (disparity - prior).square().mean()
 
 
+def g_blur_share(disparity: Tensor, limit_px: float, share: float) -> Tensor:
+    """Squared shortfall of each sample's mean background disparity, mean(-D) / limit, below `share`.
+
+    All in focus is a perfect solution of the game too, once the generator draws blurred backgrounds
+    itself. This asks that something lies behind the focal plane, and leaves open what. [N, 1, S, S]
+    """
+    behind = (-disparity / limit_px).mean(dim=(1, 2, 3))
+    return (share - behind).clamp(min=0).square().mean()
+
+
 def gradient_loss(predicted: Tensor, target: Tensor, scales: int = 3) -> Tensor:
     """L1 between the spatial gradients at several scales: keeps outlines where they are (Li and
     Snavely 2018). Both [N, 1, H, W]."""
