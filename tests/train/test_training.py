@@ -163,6 +163,16 @@ def test_crop_moves_image_and_disparity_alike() -> None:
     assert (moved - whole).abs().mean() > 0.05
 
 
+def test_an_enclosed_dip_is_filled_to_its_rim_and_the_background_is_not() -> None:
+    disparity = torch.zeros(1, 1, 9, 9)
+    disparity[..., 2:7, 2:7] = 0.5
+    disparity[..., 4, 4] = 0.1  # enclosed
+    disparity[..., 5:, 3] = 0.0  # a bay, open to the border
+    expected = disparity.clone()
+    expected[..., 4, 4] = 0.5
+    torch.testing.assert_close(augment.fill_holes(disparity), expected)
+
+
 def test_paste_puts_the_subject_before_the_other_scene() -> None:
     disparity = torch.zeros(2, 1, 16, 16)
     disparity[:, :, 6:10, 6:10] = 0.5  # near subject

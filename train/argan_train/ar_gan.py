@@ -131,14 +131,24 @@ class ArGan:
         self.discriminator.requires_grad_(False)
         adversarial = losses.g_main(self.discriminator(fake))
         self.discriminator.requires_grad_(True)
-        prior = losses.g_prior(disparity, self.prior)
         config = self.config
+        prior = losses.g_prior(disparity, self.prior)
+        center = losses.g_center(disparity, self.prior)
         share = losses.g_blur_share(disparity, config.max_blur_px, config.blur_share)
+        smoothness = losses.g_smoothness(disparity)
+        loss = (
+            adversarial
+            + self.prior_weight(step) * prior
+            + config.center_weight * center
+            + config.blur_share_weight * share
+            + config.smoothness_weight * smoothness
+        )
         self.g_opt.zero_grad()
-        loss = adversarial + self.prior_weight(step) * prior + config.blur_share_weight * share
         loss.backward()
         self.g_opt.step()
-        return {"g_main": adversarial.detach(), "g_prior": prior.detach(), "g_share": share.detach()}
+        logged = {"g_main": adversarial, "g_prior": prior, "g_center": center, "g_share": share,
+                  "g_smoothness": smoothness}  # fmt: skip
+        return {name: value.detach() for name, value in logged.items()}
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:

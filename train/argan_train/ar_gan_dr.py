@@ -66,6 +66,8 @@ class ArGanDr:
     def lesson(self, n: int, rng: torch.Generator, step: int) -> tuple[Tensor, Tensor]:
         """Augmented input [N, 3, size, size] and the disparity to learn [N, 1, size, size]."""
         image, disparity = self.samples(n, rng, step)
+        if self.config.fill_holes:
+            disparity = augment.fill_holes(disparity)
         image, disparity = augment.paste(
             image, disparity, SUBJECT_THRESHOLD, self.config.paste, rng
         )

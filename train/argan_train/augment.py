@@ -63,6 +63,27 @@ def paste(
     return scene[:, :3], scene[:, 3:]
 
 
+def fill_holes(disparity: Tensor) -> Tensor:
+    """Dips that no path at their own level joins to the frame's border are raised to their rim
+    (grey-scale reconstruction, Vincent 1993). [N, 1, H, W]
+
+    A generator may blur the smooth inside of a petal unseen; what an outline encloses is taken for
+    part of the subject.
+    """
+    filled = disparity.amax(dim=(2, 3), keepdim=True).expand_as(disparity).clone()
+    for edge in (filled[..., 0, :], filled[..., -1, :], filled[..., 0], filled[..., -1]):
+        edge.fill_(float("-inf"))
+    filled = torch.maximum(filled, disparity)
+    for _ in range(disparity.shape[-2] + disparity.shape[-1]):  # the longest way to the border
+        across = F.max_pool2d(-filled, (1, 3), stride=1, padding=(0, 1))
+        down = F.max_pool2d(-filled, (3, 1), stride=1, padding=(1, 0))
+        lower = torch.maximum(-torch.maximum(across, down), disparity)
+        if torch.equal(lower, filled):
+            break
+        filled = lower
+    return filled
+
+
 def crop(
     image: Tensor, disparity: Tensor, size: int, zoom: tuple[float, float], rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:

@@ -37,8 +37,10 @@ class ArGanConfig:
     mixture: Literal["bernoulli", "uniform", "none"] = "bernoulli"  # distribution of s
     prior_weight: float = 0.02  # per px^2
     prior_final: float = 0.004  # the prior never quite leaves
+    center_weight: float = 0.02  # per px^2, within r_th, for the whole run: no holes in the subject
+    smoothness_weight: float = 0.05  # per px of total variation
     prior_steps: float = 0.5  # share of the run over which it fades to prior_final
-    blur_share: float = 0.4  # of the largest |D|, that the mean pixel lies behind the focal plane
+    blur_share: float = 0.5  # of the largest |D|, that the mean pixel lies behind the focal plane
     blur_share_weight: float = 5.0  # the disparity must not fade to "all in focus"
     prior_radius: float = 0.35  # r_th in half widths
     prior_slope: float = 0.08  # g: px of blur per half width, as a share of the width
@@ -87,6 +89,7 @@ class ArGanDrConfig:
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
     gradient_weight: float = 0.5
+    fill_holes: bool = True  # in the teacher's disparity
     paste: float = 0.5  # share of samples whose subject is put before another sample's background
     ema_half_life: int = 4000  # images
     warmup: int = 200

@@ -41,6 +41,12 @@ def g_prior(disparity: Tensor, prior: Tensor) -> Tensor:
     return (disparity - prior).square().mean()
 
 
+def g_center(disparity: Tensor, prior: Tensor) -> Tensor:
+    """The prior's flat part alone: mean squared disparity where D_p = 0, px^2."""
+    flat = (prior == 0).to(disparity.dtype)
+    return (disparity.square() * flat).mean() / flat.mean()
+
+
 def g_blur_share(disparity: Tensor, limit_px: float, share: float) -> Tensor:
     """Squared shortfall of each sample's mean background disparity, mean(-D) / limit, below `share`.
 
@@ -49,6 +55,13 @@ def g_blur_share(disparity: Tensor, limit_px: float, share: float) -> Tensor:
     """
     behind = (-disparity / limit_px).mean(dim=(1, 2, 3))
     return (share - behind).clamp(min=0).square().mean()
+
+
+def g_smoothness(disparity: Tensor) -> Tensor:
+    """Total variation, mean |step| between neighbours in px: a hole inside a subject costs its rim.
+    [N, 1, S, S]"""
+    across, down = disparity.diff(dim=-1).abs().mean(), disparity.diff(dim=-2).abs().mean()
+    return across + down
 
 
 def gradient_loss(predicted: Tensor, target: Tensor, scales: int = 3) -> Tensor:
