@@ -41,6 +41,7 @@ def card(
             f"| photos | {source['photos']:,} of `{source['source']}`, sha256 of the list"
             f" `{source.get('sha256', '-')[:16]}` |",
         ]
+        lines += [f"| by hand | {change} |" for change in record.get("history", [])]
     lines += [
         f"| runs at | about {graph.nominal} x {graph.nominal} px, sides multiples of 32 |",
         f"| ONNX against PyTorch | largest difference {parity['max_abs']:g},"

@@ -67,7 +67,7 @@ class ArGanDr:
         """Augmented input [N, 3, size, size] and the disparity to learn [N, 1, size, size]."""
         image, disparity = self.samples(n, rng, step)
         if self.config.fill_holes:
-            disparity = augment.fill_holes(disparity)
+            disparity = fill_holes(disparity)
         image, disparity = augment.paste(
             image, disparity, SUBJECT_THRESHOLD, self.config.paste, rng
         )
@@ -122,6 +122,14 @@ class ArGanDr:
         return np.concatenate(
             [image_rows(image), disparity_rows(target, 0, 1), disparity_rows(self.ema(image), 0, 1)]
         )
+
+
+def fill_holes(disparity: Tensor) -> Tensor:
+    """`augment.fill_holes` at half size, where the disparity has lost nothing: it is smooth."""
+    half = F.avg_pool2d(disparity, 2)
+    return disparity + F.interpolate(
+        augment.fill_holes(half) - half, scale_factor=2.0, mode="bilinear"
+    )
 
 
 def load_teachers(

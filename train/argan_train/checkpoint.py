@@ -21,6 +21,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
     partial = path.with_name(path.name + ".partial")
     try:
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial, metadata)
+        partial.chmod(0o644)  # safetensors creates it for the owner alone
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -30,7 +30,6 @@ from argan.errors import Error, InputError
 from argan_train import checkpoint
 from argan_train.config import ArGanConfig, ArGanDrConfig
 
-
 MAY_CHANGE = ("steps", "picture_every", "save_every", "log_every")  # on resuming
 
 

@@ -48,7 +48,7 @@ def g_center(disparity: Tensor, prior: Tensor) -> Tensor:
 
 
 def g_blur_share(disparity: Tensor, limit_px: float, share: float) -> Tensor:
-    """Squared shortfall of each sample's mean background disparity, mean(-D) / limit, below `share`.
+    """Squared shortfall, below `share`, of each sample's mean background disparity, mean(-D)/limit.
 
     All in focus is a perfect solution of the game too, once the generator draws blurred backgrounds
     itself. This asks that something lies behind the focal plane, and leaves open what. [N, 1, S, S]
