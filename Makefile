@@ -49,7 +49,7 @@ train-smoke: .venv/done
 # The default model, from photos to bundle (hours on a CPU).
 train-flowers: .venv/done
 	$(BIN)/argan train ar-gan --preset flowers64 --data $(DATA)/flowers128.zip --out runs/flowers64
-	$(BIN)/argan train ar-gan-dr --preset dr96 --teacher runs/flowers64 --out runs/flowers-dr
+	$(BIN)/argan train ar-gan-dr --preset dr64 --teacher runs/flowers64 --out runs/flowers-dr
 
 default-model: .venv/done
 	$(BIN)/argan evaluate runs/flowers-dr --data $(DATA) -o out/default-evaluation

@@ -189,7 +189,7 @@ def test_student_learns_from_a_teacher_and_is_loaded_back(run: Path, tmp_path: P
     )
     method = ArGanDr(config, [load_generator(run, CPU)], CPU)
     last = loop.train(method, tmp_path / "dr", {"teachers": {}}, CPU)
-    assert {"l1", "gradient", "rel_rmse", "radial_rel_rmse"} <= last.keys()
+    assert {"level", "gradient", "rel_rmse", "radial_rel_rmse"} <= last.keys()
     network, _ = load_depth_net(tmp_path / "dr")
     photo = torch.rand(1, 3, 32, 32)
     torch.testing.assert_close(network(photo), method.ema(photo))

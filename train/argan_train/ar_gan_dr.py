@@ -20,11 +20,11 @@ from argan_train.loop import seeded, update_average
 from argan_train.networks import DepthNet, Generator
 from argan_train.pictures import disparity_rows, image_rows
 
-# A teacher's disparity D in [-limit, limit] px becomes d = (D / limit + 1) / 2: the focal plane,
-# where the subject lies, is 0.5 and the farthest background 0.
-FOCAL_PLANE = 0.5
-TYPICAL_RANGE = (0.0, FOCAL_PLANE)  # background, subject
-SUBJECT_THRESHOLD = 0.25  # half way from the background to the focal plane
+# A teacher's disparity D in [-limit, limit] px becomes d = D / limit + 1, held to 0..1: 0 is the
+# farthest background, 1 the focal plane, where the subject lies, and all that is nearer.
+TYPICAL_RANGE = (0.0, 1.0)  # background, subject
+SUBJECT_THRESHOLD = 0.5
+ZOOM = (1.0, 1.5)  # of the crops; more leaves too little background to learn from
 MULTIPLE = 32  # of the sides of the network's picture
 
 
@@ -61,7 +61,7 @@ class ArGanDr:
         s = augment.uniform(rng, n, 0.2, 1.0) * augment.chance(rng, n, 0.5)
         points, weights = render.pupil(config.aperture(), self.device)
         taken = render.photograph(image, disparity * s, points, weights)
-        return taken, (disparity / config.max_blur_px + 1) / 2
+        return taken, (disparity / config.max_blur_px + 1).clamp(0, 1)
 
     def lesson(self, n: int, rng: torch.Generator, step: int) -> tuple[Tensor, Tensor]:
         """Augmented input [N, 3, size, size] and the disparity to learn [N, 1, size, size]."""
@@ -71,7 +71,7 @@ class ArGanDr:
         image, disparity = augment.paste(
             image, disparity, SUBJECT_THRESHOLD, self.config.paste, rng
         )
-        image, disparity = augment.crop(image, disparity, self.config.size, (1.0, 2.0), rng)
+        image, disparity = augment.crop(image, disparity, self.config.size, ZOOM, rng)
         image = augment.recolour_apart(image, disparity, SUBJECT_THRESHOLD, rng)
         return augment.grain(image, rng), disparity
 
@@ -86,15 +86,16 @@ class ArGanDr:
                 * (0.5 + 0.5 * float(np.cos(np.pi * step / config.steps)))
             )
         predicted = self.network(image.contiguous(memory_format=torch.channels_last))
-        absolute = F.l1_loss(predicted, target)
+        # Cross-entropy, not L1: most pixels show the subject, and the median of a doubt is "near".
+        level = F.binary_cross_entropy(predicted, target)
         outline = losses.gradient_loss(predicted, target)
         self.optimizer.zero_grad()
-        (absolute + config.gradient_weight * outline).backward()
+        (level + config.gradient_weight * outline).backward()
         self.optimizer.step()
         update_average(
             self.ema, self.network, step, config.batch, config.ema_half_life, config.warmup
         )
-        return {"l1": absolute.detach(), "gradient": outline.detach()}
+        return {"level": level.detach(), "gradient": outline.detach()}
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
@@ -127,9 +128,8 @@ class ArGanDr:
 def fill_holes(disparity: Tensor) -> Tensor:
     """`augment.fill_holes` at half size, where the disparity has lost nothing: it is smooth."""
     half = F.avg_pool2d(disparity, 2)
-    return disparity + F.interpolate(
-        augment.fill_holes(half) - half, scale_factor=2.0, mode="bilinear"
-    )
+    raised = F.interpolate(augment.fill_holes(half) - half, scale_factor=2.0, mode="bilinear")
+    return (disparity + raised).clamp(0, 1)
 
 
 def load_teachers(

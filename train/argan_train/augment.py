@@ -26,8 +26,8 @@ def recolour(image: Tensor, rng: torch.Generator) -> Tensor:
     n, device = len(image), image.device
     order = torch.stack([torch.randperm(3, generator=rng, device=device) for _ in range(n)])
     turned = torch.gather(image, 1, order[:, :, None, None].expand_as(image))
-    image = torch.where(chance(rng, n, 0.5), turned, image)
-    image = torch.where(chance(rng, n, 0.25), 1 - image, image)
+    image = torch.where(chance(rng, n, 0.3), turned, image)
+    image = torch.where(chance(rng, n, 0.1), 1 - image, image)
     image = image.clamp(1e-4, 1) ** (2 ** uniform(rng, n, -1.2, 1.2))
     grey = image.mean(dim=1, keepdim=True)
     image = grey + (image - grey) * uniform(rng, n, 0.2, 1.5)
@@ -39,10 +39,10 @@ def recolour(image: Tensor, rng: torch.Generator) -> Tensor:
 def recolour_apart(
     image: Tensor, disparity: Tensor, threshold: float, rng: torch.Generator
 ) -> Tensor:
-    """In half of the images subject and background are recoloured each for itself."""
+    """In a third of the images subject and background are recoloured each for itself."""
     front = torch.sigmoid((disparity - threshold) * 24)
     apart = front * recolour(image, rng) + (1 - front) * recolour(image, rng)
-    return torch.where(chance(rng, len(image), 0.5), apart, recolour(image, rng))
+    return torch.where(chance(rng, len(image), 0.33), apart, recolour(image, rng))
 
 
 def paste(

@@ -96,7 +96,7 @@ def train(argv: list[str]) -> int:
     gan.add_argument("--data", required=True, help='a folder or zip of photos, or "toy"')
     add_settings(gan, ArGanConfig)
     student = methods.add_parser("ar-gan-dr", help="one photo to disparity, from AR-GAN's samples")
-    student.add_argument("--preset", default="dr96", help="configs/NAME.toml or a .toml file")
+    student.add_argument("--preset", default="dr64", help="configs/NAME.toml or a .toml file")
     student.add_argument(
         "--teacher", required=True, type=Path, nargs="+", help="AR-GAN run folders"
     )
