@@ -67,7 +67,10 @@ def export(run: Path, output: Path, evaluation: Path | None, licence: Path | Non
     }
     variant = {"onnx": "model.fp32.onnx", "parity": parity}
     if scores:
-        variant["accuracy"] = {group: row["model"] for group, row in scores["means"].items()}
+        variant["accuracy"] = {
+            group: {metric: round(value, 4) for metric, value in row["model"].items()}
+            for group, row in scores["means"].items()
+        }
     bundle.write(output, manifest(output.stem, graph, {"fp32": variant}), files)
     size = sum(map(len, files.values())) / 1e6
     return f"{output}: {size:.1f} MB, ONNX against PyTorch {parity['psnr_db']} dB"

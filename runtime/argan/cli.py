@@ -239,12 +239,26 @@ def info(
         "input": f"{port.name}, about {port.nominal}^2 px in steps of {port.multiple_of}",
         "output": f"{content.disparity.name}, {content.disparity.lo:g} to {content.disparity.hi:g}",
         **{group: _flat(manifest[group]) for group in ("optics", "source", "licence", "tools")},
-        **{f"variant {name}": _flat(v) for name, v in manifest["variants"].items()},
+        **{f"{name}{part}": text for name, v in manifest["variants"].items()
+           for part, text in _variant(v).items()},
         "files": ", ".join(f"{n} {len(data):,} B" for n, data in sorted(content.files.items())),
     }
     for name, value in lines.items():
         print(f"{name + ':':14} {value}")
     return 0
+
+
+def _variant(fields: dict[str, Any]) -> dict[str, str]:
+    """A variant's files, then each measured group on a line of its own."""
+    plain = {name: value for name, value in fields.items() if not isinstance(value, dict)}
+    lines = {"": _flat(plain)}
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            nested = {k: v for k, v in value.items() if isinstance(v, dict)}
+            lines |= {f" {name}, {k}": _flat(v) for k, v in nested.items()}
+            if len(nested) < len(value):
+                lines[f" {name}"] = _flat({k: v for k, v in value.items() if k not in nested})
+    return lines
 
 
 def _flat(fields: dict[str, Any]) -> str:
