@@ -35,6 +35,7 @@ def to_onnx(graph: DepthGraph) -> bytes:
         model = onnxslim.slim(path)
     onnx.checker.check_model(model)
     del model.metadata_props[:]
+    del model.graph.value_info[:]  # as large as the weights, and spelt differently each time
     return bytes(model.SerializeToString(deterministic=True))
 
 
