@@ -4,7 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
@@ -16,20 +15,22 @@ def run(*arguments: str | Path) -> str:
     return done.stdout
 
 
+def size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
+
+
 def test_refocus(tmp_path: Path) -> None:
     run(ROOT / "examples/refocus.py", ROOT / "examples/dahlia.jpg", tmp_path)
-    photo = Image.open(ROOT / "examples/dahlia.jpg")
-    pages = {path.name: Image.open(path).size for path in tmp_path.iterdir()}
-    assert pages["side-by-side.png"] == (photo.width * 3, photo.height)
+    width, height = size(ROOT / "examples/dahlia.jpg")
+    pages = {path.name: size(path) for path in tmp_path.iterdir()}
+    assert pages["side-by-side.png"] == (width * 3, height)
     assert {"input.png", "disparity.png", "bokeh.png"} < pages.keys()
 
 
-@pytest.mark.parametrize(
-    "weights", sorted(p.name for p in (ROOT / "weights").glob("flowers*[0-9]"))
-)
-def test_generate(weights: str, tmp_path: Path) -> None:
-    run(ROOT / "examples/generate.py", ROOT / "weights" / weights, tmp_path / "grid.png")
-    width, height = Image.open(tmp_path / "grid.png").size
+def test_generate(tmp_path: Path) -> None:
+    run(ROOT / "examples/generate.py", ROOT / "weights/flowers64", tmp_path / "grid.png")
+    width, height = size(tmp_path / "grid.png")
     assert width / 8 == height / 3
 
 
