@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -80,6 +81,8 @@ def test_golden_file_lets_a_port_check_itself(exported: Path) -> None:
 def test_exporting_twice_gives_the_same_bytes(run: Path, exported: Path, tmp_path: Path) -> None:
     assert cli.main([str(run), "-o", str(tmp_path / "tiny.argan")]) == 0
     assert (tmp_path / "tiny.argan").read_bytes() == exported.read_bytes()
+    # Within one process shape annotations repeat themselves; across processes they did not.
+    assert not onnx.load_from_string(bundle.read(exported).model()).graph.value_info
 
 
 def test_the_card_says_what_it_learnt_from_and_how_well_it_does(run: Path, tmp_path: Path) -> None:
