@@ -10,7 +10,13 @@ import torch
 
 from argan.errors import InputError, MissingFileError
 from argan_train import augment, checkpoint, cli, loop, sample
-from argan_train.ar_gan import ArGan, load_generator
+from argan_train.ar_gan import (
+    ArGan,
+    draw_photographs,
+    load_generator,
+    photograph,
+    pupil_points,
+)
 from argan_train.ar_gan_dr import ArGanDr, load_depth_net
 from argan_train.config import ArGanConfig, ArGanDrConfig, load_preset
 
@@ -27,7 +33,7 @@ PHOTOS = torch.randint(
 def trained(
     folder: Path, config: ArGanConfig = TINY, resuming: bool = False
 ) -> dict[str, torch.Tensor]:
-    loop.train(ArGan(config, PHOTOS), folder, {}, CPU, resuming)
+    loop.train(ArGan(config, PHOTOS, CPU), folder, {}, CPU, resuming)
     return checkpoint.load_tensors(folder / "state.safetensors")
 
 
@@ -64,8 +70,8 @@ def test_same_seed_same_numbers_other_seed_other_numbers(run: Path, tmp_path: Pa
 def test_resuming_equals_not_stopping(run: Path, tmp_path: Path) -> None:
     stopped = dataclasses.replace(TINY, steps=4)
     # The prior's schedule belongs to the whole run: a run cut short must have the same one.
-    method = ArGan(stopped, PHOTOS)
-    method.prior_weight = ArGan(TINY, PHOTOS).prior_weight  # type: ignore[method-assign]
+    method = ArGan(stopped, PHOTOS, CPU)
+    method.prior_weight = ArGan(TINY, PHOTOS, CPU).prior_weight  # type: ignore[method-assign]
     loop.train(method, tmp_path, {}, CPU)
     assert same(checkpoint.load_tensors(run / "state.safetensors"), trained(tmp_path, TINY, True))
     logged = [
@@ -82,7 +88,7 @@ def test_a_run_is_not_overwritten_nor_resumed_with_other_settings(run: Path) -> 
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good(tmp_path: Path) -> None:
-    method = ArGan(TINY, PHOTOS)
+    method = ArGan(TINY, PHOTOS, CPU)
     good_step = method.step
 
     def failing_step(step: int) -> dict[str, torch.Tensor]:
@@ -90,6 +96,22 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good(tmp_pat
 
     method.step = failing_step  # type: ignore[method-assign]
     with pytest.raises(loop.DivergedError, match="g_main is not finite at step 6"):
+        loop.train(method, tmp_path, {}, CPU)
+    assert int(checkpoint.load_tensors(tmp_path / "state.safetensors")["progress"][0]) == 4
+
+
+def test_weights_that_a_finite_loss_has_spoilt_are_not_saved(tmp_path: Path) -> None:
+    method = ArGan(TINY, PHOTOS, CPU)
+    good_step = method.step
+
+    def spoiling_step(step: int) -> dict[str, torch.Tensor]:
+        logged = good_step(step)
+        if step == 8:
+            method.generator.stem.bias.data[0] = float("nan")
+        return logged
+
+    method.step = spoiling_step  # type: ignore[method-assign]
+    with pytest.raises(loop.DivergedError, match="stem.bias is not finite at step 8"):
         loop.train(method, tmp_path, {}, CPU)
     assert int(checkpoint.load_tensors(tmp_path / "state.safetensors")["progress"][0]) == 4
 
@@ -119,23 +141,111 @@ def test_a_damaged_checkpoint_says_so(tmp_path: Path) -> None:
         checkpoint.load_tensors(tmp_path / "y.safetensors")
 
 
-def test_half_of_a_batch_is_photographed_sharp() -> None:
-    method, rng = ArGan(TINY, PHOTOS), torch.Generator().manual_seed(0)
-    image, disparity = method.generator(torch.randn(4, 8))
-    taken = method.photograph(image, disparity * 100, method.lens_strength(rng), rng)
-    unchanged = [torch.equal(a, b) for a, b in zip(image, taken, strict=True)]
-    assert unchanged == [True, True, False, False]
+@pytest.mark.parametrize(
+    "mixture, sharp",
+    [("bernoulli", [1, 1, 0, 0]), ("none", [0] * 4), ("uniform", [0] * 4), ("plain", [1] * 4)],
+)
+def test_the_mixture_decides_which_of_a_batch_are_photographed_sharp(
+    mixture: str, sharp: list[int]
+) -> None:
+    config = dataclasses.replace(TINY, mixture=mixture)
+    generator, rng = ArGan(config, PHOTOS, CPU).generator, torch.Generator().manual_seed(0)
+    generator.max_blur_px = 100
+    taken, image, _ = draw_photographs(generator, config, 4, rng)
+    assert [torch.equal(a, b) for a, b in zip(image, taken, strict=True)] == [
+        bool(x) for x in sharp
+    ]
+
+
+def test_a_view_of_its_own_disparity_leaves_the_subject_out_of_the_background() -> None:
+    """A white subject in focus before a black background, blurred by 3 px: with one disparity for
+    all views the subject's light spreads over the background, with each view's own it does not."""
+    image, disparity = torch.zeros(1, 3, 16, 16), torch.full((1, 1, 16, 16), -3.0)
+    image[..., 5:11, 5:11], disparity[..., 5:11, 5:11] = 1.0, 0.0
+    lens = ArGan(TINY, PHOTOS, CPU).generator
+    points = pupil_points(dataclasses.replace(TINY, views=12), 1, torch.Generator().manual_seed(0))
+    spilt = []
+    for occlusion in (False, True):
+        config = dataclasses.replace(TINY, occlusion=occlusion)
+        taken = photograph(lens, config, image, disparity, points)
+        spilt.append(float((taken * (image == 0)).mean()))
+    assert spilt[0] > 0.03 and spilt[1] < 0.2 * spilt[0]
+
+
+@pytest.mark.parametrize(
+    "pupil, shape", [("grid", (9, 2)), ("disc", (3, 2)), ("random", (4, 3, 2))]
+)
+def test_pupils_draw_points_within_the_lens(pupil: str, shape: tuple[int, ...]) -> None:
+    config, rng = dataclasses.replace(TINY, pupil=pupil), torch.Generator().manual_seed(0)
+    first, second = pupil_points(config, 4, rng), pupil_points(config, 4, rng)
+    assert first.shape == shape and first.abs().max() <= 1 + 1e-6
+    assert torch.equal(first, second) == (pupil == "grid")
+    if pupil == "disc":  # turned as a whole
+        torch.testing.assert_close(first.norm(dim=-1), second.norm(dim=-1))
 
 
 def test_the_prior_fades_and_never_quite_leaves() -> None:
-    weight = ArGan(dataclasses.replace(TINY, steps=100), PHOTOS).prior_weight
+    weight = ArGan(dataclasses.replace(TINY, steps=100), PHOTOS, CPU).prior_weight
     assert weight(0) == pytest.approx(0.02) and weight(25) == pytest.approx(0.012)
     assert weight(50) == weight(100) == pytest.approx(0.004)
 
 
-def test_expansion_trains_with_the_published_grid(tmp_path: Path) -> None:
-    config = dataclasses.replace(TINY, pupil="grid", expansion=True, steps=2)
-    assert any(key.startswith("t.") for key in trained(tmp_path, config))
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"pupil": "grid", "expansion": True},
+        {"pupil": "random", "light": "linear"},
+        {"mixture": "uniform", "occlusion": False},
+        {"mixture": "plain"},
+        {"mixture": "none", "spectral_norm": True},
+        {"augment": 0.5},
+    ],
+    ids=str,
+)
+def test_every_option_trains_and_is_exactly_resumed(
+    settings: dict[str, object], run: Path, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(TINY, steps=4, save_every=2, prior_steps=0, **settings)  # type: ignore[arg-type]
+    whole = trained(tmp_path / "whole", config)
+    trained(tmp_path / "parts", dataclasses.replace(config, steps=2))
+    assert same(whole, trained(tmp_path / "parts", config, True))
+    assert not whole.keys() == checkpoint.load_tensors(
+        run / "state.safetensors"
+    ).keys() or not same(
+        whole, trained(tmp_path / "default", dataclasses.replace(TINY, steps=4, prior_steps=0))
+    )
+
+
+def test_expansion_is_trained_and_kept_with_the_averaged_generator(tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY, pupil="grid", expansion=True, steps=4)
+    trained(tmp_path, config)
+    generator, _ = load_generator(tmp_path, CPU)
+    assert generator.expansion is not None and generator.expansion.outer.weight.abs().sum() > 0
+
+
+def test_changes_move_and_recolour_but_never_blur() -> None:
+    image = torch.rand(8, 3, 16, 16)
+    rng = torch.Generator().manual_seed(0)
+    none = augment.changes(8, 0.0, rng)
+    torch.testing.assert_close(augment.change(image, none), image)
+    drawn = augment.changes(8, 1.0, rng)
+    shift = (drawn["shift"][0, :, 0] * 16).round().long()
+    only_moved = none | {"shift": drawn["shift"]}
+    moved = augment.change(image, only_moved)[0]
+    rows = slice(max(0, -int(shift[0])), 16 - max(0, int(shift[0])))
+    columns = slice(max(0, -int(shift[1])), 16 - max(0, int(shift[1])))
+    source = image[0].roll((-int(shift[0]), -int(shift[1])), dims=(1, 2))
+    assert shift.abs().max() > 0
+    torch.testing.assert_close(moved[:, rows, columns], source[:, rows, columns])
+    # Recolouring keeps what is between neighbours in proportion: no blur, no noise.
+    recoloured = augment.change(
+        image.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1),
+        drawn | none | {"contrast": drawn["contrast"], "brightness": drawn["brightness"]},
+    )
+    steps, before = recoloured.diff(dim=-1), image.mean(dim=1, keepdim=True).diff(dim=-1)
+    torch.testing.assert_close(
+        steps, (before * drawn["contrast"]).expand_as(steps), atol=1e-5, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize(
@@ -145,6 +255,9 @@ def test_expansion_trains_with_the_published_grid(tmp_path: Path) -> None:
         ({"depth_size": 128}, "depth_size"),
         ({"batch": 3}, "even"),
         ({"expansion": True}, "grid"),
+        ({"mixture": "sometimes"}, "mixture 'sometimes': use bernoulli or"),
+        ({"light": "dark"}, "srgb or linear"),
+        ({"augment": 1.5}, "0 to 1"),
         ({"bath": 3}, "unknown setting bath"),
     ],
 )
@@ -206,7 +319,7 @@ def test_pack_halves_the_weights_and_keeps_the_record(run: Path, tmp_path: Path)
 def test_sample_draws_grids_and_sweeps(run: Path, tmp_path: Path) -> None:
     assert sample.main([str(run), "-o", str(tmp_path), "--count", "3"]) == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["aperture.png", "focus.png", "grid.png"]
-    pictures = sample.draw(load_generator(run, CPU)[0], count=3, seed=0)
+    pictures = sample.draw(*load_generator(run, CPU), count=3, seed=0)
     assert pictures["grid"].shape == (3 * 16, 3 * 16, 3)
     assert (
         pictures["grid"][:16] == pictures["aperture"][:16]

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from argan import Refocuser, bundle
 from argan.optics import REFERENCE_F_NUMBER
-from argan_train import augment, checkpoint, losses, metrics, render
-from argan_train.ar_gan import load_generator
+from argan_train import augment, checkpoint, distributed, losses, metrics
+from argan_train.ar_gan import load_generator, photograph, pupil_points
 from argan_train.config import ArGanConfig, ArGanDrConfig, build
 from argan_train.loop import seeded, update_average
 from argan_train.networks import DepthNet, Generator
@@ -39,6 +39,7 @@ class ArGanDr:
         teachers: Sequence[tuple[Generator, ArGanConfig]],
         device: torch.device,
     ) -> None:
+        distributed.check_batch(config.batch)
         self.config, self.teachers, self.device = config, list(teachers), device
         torch.manual_seed(config.seed)
         self.network = DepthNet(config.width).to(device)
@@ -59,8 +60,8 @@ class ArGanDr:
         z = torch.randn(n, config.latent, generator=rng, device=self.device)
         image, disparity = generator(z)
         s = augment.uniform(rng, n, 0.2, 1.0) * augment.chance(rng, n, 0.5)
-        points, weights = render.pupil(config.aperture(), self.device)
-        taken = render.photograph(image, disparity * s, points, weights)
+        points = pupil_points(config, n, rng)
+        taken = photograph(generator, config, image, disparity * s, points)
         return taken, (disparity / config.max_blur_px + 1).clamp(0, 1)
 
     def lesson(self, n: int, rng: torch.Generator, step: int) -> tuple[Tensor, Tensor]:
@@ -77,8 +78,10 @@ class ArGanDr:
 
     def step(self, step: int) -> dict[str, Tensor]:
         config = self.config
-        rng = seeded(config.seed, step, self.device)
-        image, target = self.lesson(config.batch, rng, step)
+        # Each process has lessons of its own.
+        world = distributed.world()
+        rng = seeded(config.seed, step * world + distributed.rank(), self.device)
+        image, target = self.lesson(config.batch // world, rng, step)
         for group in self.optimizer.param_groups:  # warms up, then falls to nothing along a cosine
             group["lr"] = (
                 config.learning_rate
@@ -91,6 +94,7 @@ class ArGanDr:
         outline = losses.gradient_loss(predicted, target)
         self.optimizer.zero_grad()
         (level + config.gradient_weight * outline).backward()
+        distributed.average_gradients(self.network.parameters())
         self.optimizer.step()
         update_average(
             self.ema, self.network, step, config.batch, config.ema_half_life, config.warmup

@@ -1,4 +1,5 @@
-"""Augmentations for the depth network: on the device, all from one random generator.
+"""Augmentations for the discriminator and for the depth network: on the device, all from one random
+generator.
 
 Images [N, 3, H, W] sRGB 0..1, disparities [N, 1, H, W] 0..1.
 """
@@ -18,6 +19,42 @@ def uniform(rng: torch.Generator, n: int, low: float, high: float) -> Tensor:
 def chance(rng: torch.Generator, n: int, probability: float) -> Tensor:
     """bool [N, 1, 1, 1]."""
     return torch.rand(n, 1, 1, 1, generator=rng, device=rng.device) < probability
+
+
+CHANGES = ("shift", "brightness", "saturation", "contrast")
+
+
+def changes(n: int, probability: float, rng: torch.Generator) -> dict[str, Tensor]:
+    """Random numbers of `change` for n images; each image is moved, and recoloured, with
+    `probability`. The ranges of DiffAugment (Zhao et al. 2020): an eighth of the frame, +-0.5 of a
+    -1..1 scale, 0..2 times the saturation, 0.5..1.5 times the contrast. Nothing that blurs, scales,
+    adds noise or cuts out: those would leak into the depth of field."""
+    moved = chance(rng, n, probability)[..., 0]
+    recoloured = chance(rng, n, probability)
+
+    def draw(low: float, high: float, neutral: float) -> Tensor:
+        return torch.where(recoloured, uniform(rng, n, low, high), neutral)
+
+    shift = (2 * torch.rand(n, 2, 1, generator=rng, device=rng.device) - 1) / 8
+    return {"shift": shift * moved, "brightness": draw(-0.25, 0.25, 0),
+            "saturation": draw(0, 2, 1), "contrast": draw(0.5, 1.5, 1)}  # fmt: skip
+
+
+def change(image: Tensor, drawn: dict[str, Tensor]) -> Tensor:
+    """Recolour and move by whole pixels, grey moving in; differentiable. [N, 3, S, S], 0..1 or
+    slightly beyond."""
+    image = image + drawn["brightness"]
+    grey = image.mean(dim=1, keepdim=True)
+    image = grey + (image - grey) * drawn["saturation"]
+    level = image.mean(dim=(1, 2, 3), keepdim=True)
+    image = level + (image - level) * drawn["contrast"]
+    size = image.shape[-1]
+    margin = size // 8
+    steps = torch.arange(size, device=image.device) + margin
+    rows, columns = (steps + (drawn["shift"] * size).round().long()).unbind(dim=1)  # [N, S] each
+    wide = F.pad(image - 0.5, [margin] * 4)
+    tall = wide.gather(2, rows[:, None, :, None].expand(-1, 3, -1, wide.shape[-1]))
+    return tall.gather(3, columns[:, None, None, :].expand(-1, 3, size, -1)) + 0.5
 
 
 def recolour(image: Tensor, rng: torch.Generator) -> Tensor:

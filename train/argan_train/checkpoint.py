@@ -17,12 +17,16 @@ from argan.errors import InputError, MissingFileError
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Atomic: a killed or failed save leaves the file that was there."""
+    """Atomic: a killed or failed save leaves the file that was there. Raises OSError."""
     partial = path.with_name(path.name + ".partial")
     try:
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial, metadata)
         partial.chmod(0o644)  # safetensors creates it for the owner alone
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())  # on the disk before it takes the old one's place
         os.replace(partial, path)
+    except SafetensorError as error:  # its way to say "no space left"
+        raise OSError(str(error)) from None
     finally:
         partial.unlink(missing_ok=True)
 
@@ -83,3 +87,8 @@ def restore(
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = value
     part.load_state_dict(part.state_dict() | {"state": state})
+    # In the parameters' own memory layout, which fused optimizers take for granted.
+    for parameter, moments in part.state.items():
+        for name, value in moments.items():
+            if value.shape == parameter.shape:
+                moments[name] = torch.empty_like(parameter).detach().copy_(value)

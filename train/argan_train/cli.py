@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 
+import argan_train.data_cli
 import argan_train.evaluate
 import argan_train.sample
 from argan.errors import Error
-from argan_train import checkpoint, data, loop
+from argan_train import checkpoint, data, distributed, loop
 from argan_train.ar_gan import ArGan
 from argan_train.ar_gan_dr import ArGanDr, load_teachers
 from argan_train.config import ArGanConfig, ArGanDrConfig, Config, load_preset
@@ -29,6 +30,8 @@ EXAMPLES = """examples:
   argan train ar-gan --preset toy32 --data toy --out runs/toy --steps 3000
   argan train ar-gan --preset flowers64 --data flowers128.zip --out runs/flowers --resume
   argan train ar-gan-dr --teacher runs/flowers --out runs/flowers-dr
+  torchrun --nproc-per-node 4 -m argan_train train ar-gan --preset flowers128 \
+    --data flowers128.zip --out runs/flowers
 """
 
 
@@ -93,7 +96,11 @@ def train(argv: list[str]) -> int:
     methods = parser.add_subparsers(dest="method", required=True)
     gan = methods.add_parser("ar-gan", help="sharp images and disparities from unlabelled photos")
     gan.add_argument("--preset", default="flowers64", help="configs/NAME.toml or a .toml file")
-    gan.add_argument("--data", required=True, help='a folder or zip of photos, or "toy"')
+    gan.add_argument(
+        "--data",
+        required=True,
+        help='photos: a folder, .zip, .tar, .tgz or shards as "x-{000..011}.tar"; or "toy"',
+    )
     add_settings(gan, ArGanConfig)
     student = methods.add_parser("ar-gan-dr", help="one photo to disparity, from AR-GAN's samples")
     student.add_argument("--preset", default="dr64", help="configs/NAME.toml or a .toml file")
@@ -105,14 +112,22 @@ def train(argv: list[str]) -> int:
         method.add_argument("--out", required=True, type=Path, help="run folder")
         method.add_argument("--resume", action="store_true", help="go on where --out stopped")
         method.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-        method.add_argument("--threads", type=int, default=os.cpu_count())
+        method.add_argument("--threads", type=int, default=threads_here())
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
-    device = torch.device(arguments.device)
-    start = start_ar_gan if arguments.method == "ar-gan" else start_ar_gan_dr
-    learner, record = start(arguments, device)
-    loop.train(learner, arguments.out, record, device, arguments.resume)
+    device = distributed.start(torch.device(arguments.device))
+    try:
+        start = start_ar_gan if arguments.method == "ar-gan" else start_ar_gan_dr
+        learner, record = start(arguments, device)
+        loop.train(learner, arguments.out, record, device, arguments.resume)
+    finally:
+        distributed.stop()
     return 0
+
+
+def threads_here() -> int:
+    """The processor's cores, shared with torchrun's other processes on this machine."""
+    return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def start_ar_gan(
@@ -120,7 +135,14 @@ def start_ar_gan(
 ) -> tuple[loop.Method, dict[str, Any]]:
     config = load_preset(ArGanConfig, arguments.preset, chosen(arguments, ArGanConfig))
     photos, record = load_training_photos(arguments.data, config)
-    return ArGan(config, photos.to(device)), record
+    return ArGan(config, place(photos, device), device), record
+
+
+def place(photos: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """On the GPU where they take at most half of its free memory, else where they are."""
+    if device.type == "cuda" and photos.nbytes < torch.cuda.mem_get_info(device)[0] / 2:
+        return photos.to(device)
+    return photos
 
 
 def start_ar_gan_dr(
@@ -141,6 +163,7 @@ def start_ar_gan_dr(
 
 sample = report_errors(argan_train.sample.main)
 evaluate = report_errors(argan_train.evaluate.main)
+data_command = report_errors(argan_train.data_cli.main)
 
 
 @report_errors
@@ -161,7 +184,13 @@ def pack(argv: list[str]) -> int:
     return 0
 
 
-COMMANDS = {"train": train, "sample": sample, "evaluate": evaluate, "pack": pack}
+COMMANDS = {
+    "train": train,
+    "sample": sample,
+    "evaluate": evaluate,
+    "pack": pack,
+    "data": data_command,
+}
 
 
 def main() -> int:

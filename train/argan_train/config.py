@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from argan.errors import InputError
-from argan.optics import Aperture
 
 PRESETS = Path(__file__).parent / "configs"
 
@@ -21,59 +20,81 @@ class ArGanConfig:
     steps: int = 8000
     batch: int = 24
     seed: int = 0
+    # The networks.
     latent: int = 128
     width: int = 24  # channels at full size; doubling downwards to 4x
+    depth_size: int = 16  # px of the disparity head; at full size it learns an edge map
+    max_blur: float = 0.06  # largest |D| as a share of the width
+    spectral_norm: bool = False  # in the discriminator
+    # The simulated camera.
+    # s: 0 or 1; 0 or U(0, 1); U(0, 1); 1; or always 0, a plain GAN without a lens.
+    mixture: Literal["bernoulli", "mixed", "uniform", "none", "plain"] = "bernoulli"
+    pupil: Literal["grid", "disc", "random"] = "disc"  # published 5x5; turned; each sample its own
+    views: int = 6  # a side for "grid", in all for the others
+    occlusion: bool = True  # each view has its own disparity D(x + u D(x)), as published
+    expansion: bool = False  # depth expansion network T on top; needs the "grid" and occlusion
+    light: Literal["srgb", "linear"] = "srgb"  # in which views are averaged; published: sRGB
+    # The game.
     learning_rate: float = 2e-4
     discriminator_learning_rate: float = 4e-4
     r1_gamma: float = 0.05  # StyleGAN2-ADA's rule, 0.0002 size^2 / batch, gives 0.03 to 0.05 here
     r1_every: int = 16
+    augment: float = 0.0  # probability of moving and of recolouring what the discriminator sees
     ema_half_life: int = 4000  # images
     warmup: int = 200  # steps over which the generator's average catches up
-    depth_size: int = 16  # px of the disparity head; at full size it learns an edge map
-    max_blur: float = 0.06  # largest |D| as a share of the width
-    pupil: Literal["grid", "disc"] = "disc"  # "grid": the published 5x5; "disc": turned at random
-    views: int = 6  # a side for "grid", in all for "disc"
-    expansion: bool = False  # depth expansion network T; needs the "grid"
-    mixture: Literal["bernoulli", "uniform", "none"] = "bernoulli"  # distribution of s
+    # What tells the subject from the background.
     prior_weight: float = 0.02  # per px^2
     prior_final: float = 0.004  # the prior never quite leaves
-    center_weight: float = 0.02  # per px^2, within r_th, for the whole run: no holes in the subject
-    smoothness_weight: float = 0.05  # per px of total variation
     prior_steps: float = 0.5  # share of the run over which it fades to prior_final
-    blur_share: float = 0.5  # of the largest |D|, that the mean pixel lies behind the focal plane
-    blur_share_weight: float = 5.0  # the disparity must not fade to "all in focus"
     prior_radius: float = 0.35  # r_th in half widths
     prior_slope: float = 0.08  # g: px of blur per half width, as a share of the width
+    center_weight: float = 0.02  # per px^2, within r_th, for the whole run: no holes in the subject
+    smoothness_weight: float = 0.05  # per px of total variation
+    blur_share: float = 0.5  # of the largest |D|, that the mean pixel lies behind the focal plane
+    blur_share_weight: float = 5.0  # the disparity must not fade to "all in focus"
+    # The machine.
+    bf16: bool = False  # networks in bfloat16 on a GPU; positions, losses and R1 stay in float32
+    compile: bool = False  # networks by torch.compile
+    capture: bool = False  # whole steps as CUDA graphs, on one GPU
     picture_every: int = 500
     save_every: int = 500
     log_every: int = 50
 
     def __post_init__(self) -> None:
-        if self.size < 8 or self.size & (self.size - 1):
-            raise InputError(f"size {self.size}: use a power of two from 8, such as 64")
-        if (
-            self.depth_size > self.size
-            or self.depth_size < 8
-            or self.depth_size & (self.depth_size - 1)
-        ):
-            raise InputError(
-                f"depth_size {self.depth_size}: use a power of two from 8 to {self.size}"
-            )
+        for name in ("size", "depth_size"):
+            value = getattr(self, name)
+            if value < 8 or value & (value - 1):
+                raise InputError(f"{name} {value}: use a power of two from 8, such as 64")
+        if self.depth_size > self.size:
+            raise InputError(f"depth_size {self.depth_size}: use at most the size, {self.size}")
         if self.batch < 2 or self.batch % 2:
             raise InputError(
                 f"batch {self.batch}: use an even number, half of it is rendered sharp"
             )
-        if self.expansion and self.pupil != "grid":
-            raise InputError('expansion has one channel per view: it needs pupil = "grid"')
-        if self.mixture not in ("bernoulli", "uniform", "none"):
-            raise InputError(f"mixture {self.mixture!r}: use bernoulli, uniform or none")
+        if self.expansion and not (self.pupil == "grid" and self.occlusion):
+            raise InputError(
+                'expansion has one channel per view: it needs pupil = "grid" and occlusion'
+            )
+        for field in fields(self):
+            allowed = get_args(get_type_hints(type(self))[field.name])
+            if allowed and getattr(self, field.name) not in allowed:
+                raise InputError(
+                    f"{field.name} {getattr(self, field.name)!r}: use {' or '.join(allowed)}"
+                )
+        for name in ("augment", "prior_steps", "blur_share"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise InputError(f"{name} {value}: use 0 to 1")
 
     @property
     def max_blur_px(self) -> float:
         return self.max_blur * self.size
 
-    def aperture(self, rotation: float = 0.0) -> Aperture:
-        return Aperture(self.pupil, self.views, rotation=rotation if self.pupil == "disc" else 0.0)
+    @property
+    def sharp(self) -> int:
+        """How many of a batch are rendered with s = 0, its first."""
+        half = self.batch // 2
+        return {"bernoulli": half, "mixed": half, "plain": self.batch}.get(self.mixture, 0)
 
 
 @dataclass(frozen=True)

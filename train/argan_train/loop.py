@@ -6,6 +6,9 @@ A run folder explains itself:
     state.safetensors   everything that resuming needs
     ema.safetensors     the averaged network, which is what users run
     samples/            pictures with fixed latents; tensorboard/
+    summary.html        curves, pictures and settings on one page
+
+SIGTERM and Ctrl-C save and end the run; --resume goes on from there.
 """
 
 from __future__ import annotations
@@ -13,9 +16,15 @@ from __future__ import annotations
 import json
 import math
 import platform
+import signal
+import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,10 +36,12 @@ from tqdm import tqdm
 
 from argan import __version__
 from argan.errors import Error, InputError
-from argan_train import checkpoint
+from argan_train import checkpoint, distributed, summary
 from argan_train.config import ArGanConfig, ArGanDrConfig
 
-MAY_CHANGE = ("steps", "picture_every", "save_every", "log_every")  # on resuming
+# On resuming. Of these only bf16 and compile change a result, by rounding.
+MAY_CHANGE = ("steps", "picture_every", "save_every", "log_every", "bf16", "compile", "capture")
+ASK_EVERY = 8  # steps between questions to the other processes whether one was told to stop
 
 
 class Method(Protocol):
@@ -80,10 +91,8 @@ def update_average(
         if step < warmup
         else (0.5 ** (batch / half_life))
     )
-    for old, new in zip(average.parameters(), network.parameters(), strict=True):
-        old.lerp_(new, 1 - decay)
-    for old_buffer, new_buffer in zip(average.buffers(), network.buffers(), strict=True):
-        old_buffer.copy_(new_buffer)
+    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
+    torch._foreach_copy_(list(average.buffers()), list(network.buffers()))
 
 
 def describe(method: Method, data: dict[str, Any], device: torch.device) -> dict[str, Any]:
@@ -95,6 +104,7 @@ def describe(method: Method, data: dict[str, Any], device: torch.device) -> dict
         "device": (
             torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
         ),
+        "processes": distributed.world(),
         "threads": torch.get_num_threads(),
         "versions": {"argan": __version__, "torch": torch.__version__, "numpy": np.__version__,
                      "python": platform.python_version()},
@@ -105,6 +115,10 @@ def save(method: Method, folder: Path, step: int, seconds: float) -> None:
     tensors: dict[str, Tensor] = {}
     for prefix, part in method.parts().items():
         tensors |= checkpoint.flatten(prefix, part)
+    # A last step can spoil the weights by a loss that was still finite.
+    bad = [k for k, v in tensors.items() if v.is_floating_point() and not v.isfinite().all()]
+    if bad:
+        raise DivergedError(diverged(bad[:3], step, folder))
     about = {"step": str(step), "seconds": f"{seconds:.1f}"}
     tensors["progress"] = torch.tensor([step, seconds], dtype=torch.float64)
     checkpoint.save_tensors(folder / "state.safetensors", tensors, about)
@@ -124,59 +138,155 @@ def resume(method: Method, folder: Path) -> tuple[int, float]:
     step, seconds = int(tensors["progress"][0]), float(tensors["progress"][1])
     for prefix, part in method.parts().items():
         checkpoint.restore(prefix, part, tensors)
-    log = folder / "log.jsonl"
-    kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= step]
-    log.write_text("".join(line + "\n" for line in kept))
     return step, seconds
+
+
+def prepare(method: Method, folder: Path, resuming: bool) -> tuple[int, float]:
+    """The run folder of a new or of a resumed run -> (steps done, seconds spent)."""
+    if resuming:
+        return resume(method, folder)
+    if (folder / "state.safetensors").exists():
+        raise InputError(f"{folder} already holds a run: give --resume, or another --out")
+    return 0, 0.0
+
+
+class Recorder:
+    """What the first process leaves in the run folder."""
+
+    def __init__(
+        self, method: Method, folder: Path, record: dict[str, Any], done: int, spent: float
+    ) -> None:
+        self.method, self.folder, self.record = method, folder, record
+        self.start = time.monotonic() - spent
+        (folder / "samples").mkdir(parents=True, exist_ok=True)
+        log = folder / "log.jsonl"
+        kept = [line for line in summary.read_log(log) if line["step"] <= done]
+        log.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self.board = SummaryWriter(str(folder / "tensorboard"))
+        self.describe(done)
+
+    @property
+    def seconds(self) -> float:
+        return round(time.monotonic() - self.start, 1)
+
+    def describe(self, step: int) -> None:
+        about = self.record | {"steps": step, "seconds": self.seconds}
+        checkpoint.write_json(self.folder / "config.json", about)
+
+    def log(self, step: int, values: dict[str, float]) -> dict[str, float]:
+        rate = round(step * self.method.config.batch / self.seconds, 1)
+        line = {"step": step, "seconds": self.seconds, "images_per_s": rate}
+        line |= {k: round(v, 5) for k, v in (values | self.method.measure()).items()}
+        with (self.folder / "log.jsonl").open("a") as log:
+            log.write(json.dumps(line) + "\n")
+        for key, value in line.items():
+            self.board.add_scalar(key, value, step)
+        return line
+
+    def picture(self, step: int) -> None:
+        Image.fromarray(self.method.picture()).save(self.folder / "samples" / f"{step:07d}.png")
+
+    def save(self, step: int) -> None:
+        save(self.method, self.folder, step, self.seconds)
+        self.describe(step)
+
+    def close(self) -> None:
+        self.board.close()
+        summary.write(self.folder)
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Within: the first SIGTERM or SIGINT is noted in the list and ends nothing by itself."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if received:  # asked twice: at once
+            raise KeyboardInterrupt
+        received.append(number)
+
+    if threading.current_thread() is not threading.main_thread():  # Python's rule for handlers
+        yield received
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def told_to_stop(received: list[int], step: int, device: torch.device) -> bool:
+    if distributed.world() == 1:
+        return bool(received)
+    return step % ASK_EVERY == 0 and distributed.any_of(bool(received), device)
+
+
+def diverged(names: list[str], step: int, folder: Path) -> str:
+    return (
+        f"{', '.join(names)} is not finite at step {step}: {folder} keeps the last good"
+        " checkpoint; lower the learning rate and --resume"
+    )
+
+
+def finite(scalars: dict[str, Tensor], step: int, folder: Path) -> dict[str, float]:
+    """The means over all processes, all finite."""
+    together = distributed.mean(torch.stack(list(scalars.values())))
+    values = dict(zip(scalars, together.tolist(), strict=True))
+    bad = [name for name, value in values.items() if not math.isfinite(value)]
+    if bad:
+        raise DivergedError(diverged(bad, step, folder))
+    return values
 
 
 def train(
     method: Method, folder: Path, data: dict[str, Any], device: torch.device, resuming: bool = False
 ) -> dict[str, float]:
-    """Train into `folder` until `config.steps`; -> the last log line."""
+    """Train into `folder` until `config.steps`, or until told to stop; -> the last log line (empty
+    in all processes but the first, which writes the folder)."""
+    try:
+        return _train(method, folder, data, device, resuming)
+    except OSError as error:
+        raise Error(
+            f"{folder}: {error.strerror or error}; its last checkpoint is kept:"
+            " make room and --resume"
+        ) from error
+
+
+def _train(
+    method: Method, folder: Path, data: dict[str, Any], device: torch.device, resuming: bool
+) -> dict[str, float]:
     config = method.config
-    (folder / "samples").mkdir(parents=True, exist_ok=True)
-    done, spent = resume(method, folder) if resuming else (0, 0.0)
-    if not resuming:
-        if (folder / "state.safetensors").exists():
-            raise InputError(f"{folder} already holds a run: give --resume, or another --out")
-        (folder / "log.jsonl").write_text("")
-    record = describe(method, data, device)
-    checkpoint.write_json(folder / "config.json", record | {"steps": done, "seconds": spent})
+    done, spent = prepare(method, folder, resuming)
+    recorder = None
+    if distributed.rank() == 0:
+        recorder = Recorder(method, folder, describe(method, data, device), done, spent)
     line: dict[str, float] = {}
-    start = time.monotonic() - spent
-    with (
-        SummaryWriter(str(folder / "tensorboard")) as board,
-        (folder / "log.jsonl").open("a") as log,
-    ):
-        bar = tqdm(range(done + 1, config.steps + 1), initial=done, total=config.steps, unit="step",
-                   mininterval=1)  # fmt: skip
-        for step in bar:
+    bar = tqdm(total=config.steps * config.batch, initial=done * config.batch, unit="img",
+               mininterval=1, disable=recorder is None)  # fmt: skip
+    with stop_signals() as received, bar:
+        for step in range(done + 1, config.steps + 1):
             scalars = method.step(step)
-            last = step == config.steps
-            if step % config.log_every == 0 or last:
-                values = {k: float(v) for k, v in scalars.items()}
-                bad = [k for k, v in values.items() if not math.isfinite(v)]
-                if bad:
-                    raise DivergedError(
-                        f"{', '.join(bad)} is not finite at step {step}: {folder} keeps the last"
-                        " good checkpoint; lower the learning rate and --resume"
-                    )
-                seconds = time.monotonic() - start
-                rate = step * config.batch / seconds
-                line = {"step": step, "seconds": round(seconds, 1), "images_per_s": round(rate, 1)}
-                line |= {k: round(v, 5) for k, v in (values | method.measure()).items()}
-                log.write(json.dumps(line) + "\n")
-                log.flush()
-                for key, value in line.items():
-                    board.add_scalar(key, value, step)
-                bar.set_postfix({k: v for k, v in list(line.items())[2:6]})
-            if step % config.picture_every == 0 or last:
-                Image.fromarray(method.picture()).save(folder / "samples" / f"{step:07d}.png")
-            if step % config.save_every == 0 or last:
-                seconds = time.monotonic() - start
-                save(method, folder, step, seconds)
-                checkpoint.write_json(
-                    folder / "config.json", record | {"steps": step, "seconds": round(seconds, 1)}
-                )
+            bar.update(config.batch)
+            told = told_to_stop(received, step, device)
+            last = told or step == config.steps
+            every = {"log": config.log_every, "picture": config.picture_every,
+                     "save": config.save_every}  # fmt: skip
+            due = {what for what, steps in every.items() if last or step % steps == 0}
+            if due:
+                values = finite(scalars, step, folder)
+            if recorder:
+                if "log" in due:
+                    line = recorder.log(step, values)
+                    bar.set_postfix({k: line[k] for k in scalars})
+                if "picture" in due:
+                    recorder.picture(step)
+                if "save" in due:
+                    recorder.save(step)
+            if told:
+                told_so = f"stopped at step {step} of {config.steps}: --resume goes on from there"
+                bar.write(told_so, file=sys.stderr)
+                break
+    if recorder:
+        recorder.close()
     return line

@@ -9,6 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
+
+from argan_train import distributed
+from argan_train.distributed import BatchNorm2d
 
 
 def stage_channels(size: int, width: int) -> dict[int, int]:
@@ -24,7 +28,7 @@ class LatentNorm(nn.Module):
 
     def __init__(self, channels: int, latent: int) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm2d(channels, affine=False)
+        self.norm = BatchNorm2d(channels, affine=False)
         self.affine = nn.Linear(latent, 2 * channels)
         nn.init.normal_(self.affine.weight, std=0.02)
         nn.init.zeros_(self.affine.bias)
@@ -59,7 +63,13 @@ class Generator(nn.Module):
     """
 
     def __init__(
-        self, size: int, width: int, latent: int, depth_size: int, max_blur_px: float
+        self,
+        size: int,
+        width: int,
+        latent: int,
+        depth_size: int,
+        max_blur_px: float,
+        expanded_views: int = 0,
     ) -> None:
         super().__init__()
         channels = stage_channels(size, width)
@@ -72,14 +82,15 @@ class Generator(nn.Module):
             UpBlock(channels[a], channels[b], latent)
             for a, b in zip(sizes[:-1], sizes[1:], strict=True)
         )
-        self.image_norm = nn.BatchNorm2d(channels[size])
+        self.image_norm = BatchNorm2d(channels[size])
         self.image_head = nn.Conv2d(channels[size], 3, 3, padding=1)
-        self.depth_norm = nn.BatchNorm2d(channels[depth_size])
+        self.depth_norm = BatchNorm2d(channels[depth_size])
         self.depth_head = nn.Sequential(
             nn.Conv2d(channels[depth_size], 64, 3, padding=1),
             nn.ReLU(),
             nn.Conv2d(64, 1, 3, padding=1),
         )
+        self.expansion = DepthExpansion(expanded_views) if expanded_views else None
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """z [N, latent] -> image [N, 3, S, S] in 0..1 sRGB, disparity [N, 1, S, S] px."""
@@ -100,7 +111,7 @@ class DepthExpansion(nn.Module):
     def __init__(self, views: int, hidden: int = 32) -> None:
         super().__init__()
         self.inner = nn.Conv2d(views, hidden, 3, padding=1)
-        self.norm = nn.BatchNorm2d(hidden)
+        self.norm = BatchNorm2d(hidden)
         self.outer = nn.Conv2d(hidden, views, 3, padding=1)
         for parameter in self.outer.parameters():  # starts as the identity
             nn.init.zeros_(parameter)
@@ -127,7 +138,8 @@ class DownBlock(nn.Module):
 class Discriminator(nn.Module):
     """image [N, 3, S, S] sRGB 0..1 -> logits [N], higher = more like a photo."""
 
-    def __init__(self, size: int, width: int) -> None:
+    def __init__(self, size: int, width: int, normalise: bool = False) -> None:
+        """normalise: spectral norm (Miyato et al. 2018) of every layer."""
         super().__init__()
         channels = stage_channels(size, width)
         sizes = list(channels)[::-1]
@@ -137,6 +149,9 @@ class Discriminator(nn.Module):
         )
         self.mix = nn.Conv2d(channels[4] + 1, channels[4], 3, padding=1)
         self.head = nn.Linear(channels[4] * 16, 1)
+        if normalise:
+            for layer in [m for m in self.modules() if isinstance(m, nn.Conv2d | nn.Linear)]:
+                spectral_norm(layer)
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.stem(image * 2 - 1)
@@ -151,7 +166,10 @@ def batch_deviation(x: Tensor) -> Tensor:
 
     Shows the discriminator a collapse that no single image shows.
     """
-    deviation = (x.float().var(dim=0, unbiased=False) + 1e-8).sqrt().mean()
+    exact = x.float()
+    from_mean = exact - distributed.mean(exact.mean(dim=0))
+    variance = distributed.mean(from_mean.square().mean(dim=0))
+    deviation = (variance + 1e-8).sqrt().mean()
     return deviation.to(x.dtype).expand(x.shape[0], 1, *x.shape[2:])
 
 
@@ -164,13 +182,13 @@ class Separable(nn.Module):
         self.residual = stride == 1 and inputs == outputs
         self.layers = nn.Sequential(
             nn.Conv2d(inputs, inner, 1, bias=False),
-            nn.BatchNorm2d(inner),
+            BatchNorm2d(inner),
             nn.ReLU6(),
             nn.Conv2d(inner, inner, 3, stride, 1, groups=inner, bias=False),
-            nn.BatchNorm2d(inner),
+            BatchNorm2d(inner),
             nn.ReLU6(),
             nn.Conv2d(inner, outputs, 1, bias=False),
-            nn.BatchNorm2d(outputs),
+            BatchNorm2d(outputs),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -185,7 +203,7 @@ class DepthNet(nn.Module):
         super().__init__()
         stages = [width, width * 3 // 2, width * 2, width * 4, width * 6]  # at 1/2, 1/4 ... 1/32
         self.stem = nn.Sequential(
-            nn.Conv2d(3, stages[0], 3, 2, 1, bias=False), nn.BatchNorm2d(stages[0]), nn.ReLU6()
+            nn.Conv2d(3, stages[0], 3, 2, 1, bias=False), BatchNorm2d(stages[0]), nn.ReLU6()
         )
         self.encoder = nn.ModuleList(
             nn.Sequential(Separable(a, b, stride=2), Separable(b, b))

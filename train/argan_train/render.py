@@ -14,10 +14,12 @@ from argan.optics import Aperture
 
 def views(image: Tensor, disparity: Tensor, points: Tensor) -> Tensor:
     """L(x, u) = I(x + u M(x, u)): image [N, C, H, W], disparity px [N, V, H, W] (one map per view;
-    [N, 1, H, W] serves them all), points [V, 2] of the pupil (right, down) -> [N, V, C, H, W]."""
+    [N, 1, H, W] serves them all), points of the pupil (right, down) [V, 2], or [N, V, 2] where each
+    image has its own -> [N, V, C, H, W]."""
     n, channels, height, width = image.shape
     exact = torch.promote_types(image.dtype, torch.float32)  # half precision can't hold a position
-    shift = disparity.to(exact)[..., None] * points.to(exact)[:, None, None, :]  # [N, V, H, W, 2]
+    u = points.to(exact).expand(n, -1, 2)[:, :, None, None]
+    shift = disparity.to(exact)[..., None] * u  # [N, V, H, W, 2]
     x = torch.arange(width, device=image.device) + shift[..., 0]
     y = torch.arange(height, device=image.device)[:, None] + shift[..., 1]
     # grid_sample wants -1 and 1 at the centres of the outermost pixels (align_corners=True).
@@ -45,11 +47,32 @@ def light_field(image: Tensor, disparity: Tensor, aperture: Aperture) -> Tensor:
     return views(image, disparity, pupil(aperture, image.device)[0])
 
 
-def photograph(image: Tensor, disparity: Tensor, points: Tensor, weights: Tensor) -> Tensor:
-    """The weighted mean of the views: image [N, 3, H, W], disparity px [N, V or 1, H, W]."""
-    return (views(image, disparity, points) * weights[:, None, None, None]).sum(dim=1)
+def photograph(
+    image: Tensor, disparity: Tensor, points: Tensor, weights: Tensor, linear: bool = False
+) -> Tensor:
+    """The weighted mean of the views: image [N, 3, H, W], disparity px [N, V or 1, H, W]. As
+    published the mean is taken of sRGB values; `linear` takes it of light, as a sensor does."""
+    seen = views(srgb_to_linear(image) if linear else image, disparity, points)
+    mean = (seen * weights[:, None, None, None]).sum(dim=1)
+    return linear_to_srgb(mean) if linear else mean
 
 
 def view_disparity(disparity: Tensor, points: Tensor) -> Tensor:
-    """D_u(x) = D(x + u D(x)), before expansion: [N, 1, H, W] px -> [N, V, H, W] px."""
+    """D_u(x) = D(x + u D(x)), each view's own map: [N, 1, H, W] px -> [N, V, H, W] px.
+
+    A blurred pixel beside a sharp subject finds the subject's D = 0 on its way there, and keeps its
+    own colour: what is in front does not smear over what is behind.
+    """
     return views(disparity, disparity, points)[:, :, 0]
+
+
+def srgb_to_linear(colour: Tensor) -> Tensor:
+    """IEC 61966-2-1, 0..1; the gradient is finite everywhere."""
+    high = ((colour.clamp(min=0.04045) + 0.055) / 1.055) ** 2.4
+    return torch.where(colour <= 0.04045, colour / 12.92, high)
+
+
+def linear_to_srgb(light: Tensor) -> Tensor:
+    """IEC 61966-2-1, 0..1; the gradient is finite everywhere."""
+    high = 1.055 * light.clamp(min=0.0031308) ** (1 / 2.4) - 0.055
+    return torch.where(light <= 0.0031308, light * 12.92, high)

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from argan.optics import Aperture
-from argan_train import checkpoint, render
-from argan_train.ar_gan import load_generator
+from argan_train import checkpoint
+from argan_train.ar_gan import load_generator, photograph_smoothly
+from argan_train.config import ArGanConfig
 from argan_train.networks import Generator
 from argan_train.pictures import disparity_rows, image_rows
 
@@ -20,21 +20,19 @@ EXAMPLES = """examples:
   argan sample runs/flowers -o out
   argan sample weights/flowers64 -o out --count 16 --seed 3
 """
-ROUND = Aperture("disc", 60)  # enough views that discs of the training size show no dots
 APERTURES = (0.0, 0.5, 1.0, 1.5)  # of the strength trained with
 FOCI = (0.0, -0.5, -1.0)  # shares of the largest |D|: the subject, half way, the background
 
 
 @torch.no_grad()
-def draw(generator: Generator, count: int, seed: int) -> dict[str, np.ndarray]:
+def draw(generator: Generator, config: ArGanConfig, count: int, seed: int) -> dict[str, np.ndarray]:
     """Pictures uint8 [H, W, 3] by name, one column per latent."""
     z = torch.randn(count, generator.latent, generator=torch.Generator().manual_seed(seed))
     image, disparity = generator(z)
     limit = generator.max_blur_px
 
     def taken(blur: Tensor) -> np.ndarray:
-        points, weights = render.pupil(ROUND)
-        return image_rows(render.photograph(image, blur, points, weights))
+        return image_rows(photograph_smoothly(generator, config, image, blur))
 
     depth = disparity_rows(disparity, -limit, limit)
     return {
@@ -55,9 +53,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--count", type=int, default=12, help="latents (default: 12)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
-    generator, _ = load_generator(arguments.run, torch.device("cpu"))
+    generator, config = load_generator(arguments.run, torch.device("cpu"))
     arguments.output.mkdir(parents=True, exist_ok=True)
-    for name, picture in draw(generator, arguments.count, arguments.seed).items():
+    for name, picture in draw(generator, config, arguments.count, arguments.seed).items():
         path = arguments.output / f"{name}.png"
         Image.fromarray(picture).save(path)
         print(path)
