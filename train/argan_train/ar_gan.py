@@ -117,7 +117,7 @@ class ArGan:
         self.g_opt, self.d_opt = (
             Optimizer(
                 network.parameters(), lr=rate, betas=(0.0, 0.99), fused=True,
-                capturable=config.capture,
+                capturable=config.capture and device.type == "cuda",
             )
             for network, rate in (
                 (self.generator, config.learning_rate),
@@ -129,6 +129,7 @@ class ArGan:
         if config.compile:
             self.generate = torch.compile(self.generator)
             self.judge = torch.compile(self.discriminator)
+        self.capturing = config.capture and device.type == "cuda" and distributed.world() == 1
         self.captured: dict[bool, Captured] = {}
         self.prior = losses.center_focus_prior(
             config.size, config.prior_radius, config.prior_slope * config.size, config.max_blur_px,
@@ -176,7 +177,7 @@ class ArGan:
     def step(self, step: int) -> dict[str, Tensor]:
         config, drawn = self.config, self.draw(step)
         regularise = step % config.r1_every == 0
-        if config.capture:
+        if self.capturing:
             if regularise not in self.captured:
                 self.captured[regularise] = Captured(
                     lambda drawn: self.learn(drawn, regularise), drawn, list(self.parts().values())

@@ -1,11 +1,19 @@
-"""How good is a depth network? Any predict(photo) against known disparities, beside the baselines.
+"""How good is a model? A depth network against known disparities, a generator against photos.
 
     argan evaluate MODEL --data DIR -o OUT
 
-measures on the toy world (seeds that no training uses) and on what lies in DIR: eval-depth.zip,
-oracle-public/ and portrait-masks.zip. It prints a table and writes OUT/evaluation.json and
-OUT/evaluation.png, the best, median and worst of each kind. For measuring only: none of this may
-choose, start or teach a network that ships.
+of a depth network, any predict(photo), measures on the toy world (seeds that no training uses) and
+on what lies in DIR: eval-depth.zip, oracle-public/ and portrait-masks.zip, beside the baselines.
+OUT/evaluation.png has the best, median and worst of each kind.
+
+    argan evaluate RUN --data PHOTOS -o OUT
+
+of an AR-GAN compares its photographs with photos (`image_metrics`), beside what other photos of
+the same kind score, and says whether its disparity has collapsed; on the toy world a judge says how
+good it is. OUT/evaluation.png has samples as they come, none picked.
+
+Both print a table and write OUT/evaluation.json. For measuring only: none of this may choose, start
+or teach a network that ships.
 """
 
 from __future__ import annotations
@@ -22,14 +30,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps
+from torch import Tensor
 from tqdm import tqdm
 
 import argan
 from argan.errors import InputError, MissingFileError
+from argan_train import checkpoint, image_metrics, judge
+from argan_train.ar_gan import draw_photographs, load_generator
 from argan_train.ar_gan_dr import refocuser
-from argan_train.metrics import baselines, depth_scores, subject_in_front
+from argan_train.config import ArGanConfig
+from argan_train.data import load_photos
+from argan_train.metrics import baselines, collapse, depth_scores, subject_in_front
+from argan_train.networks import Generator
+from argan_train.pictures import image_rows
+from argan_train.sample import draw
 from argan_train.toy import ToyBatch, ToyWorld
 
 Photo = NDArray[np.uint8]  # [H, W, 3] sRGB
@@ -49,6 +66,20 @@ HEADINGS = {
     "in_front": "in front",
 }
 TILE = (128, 96)  # px of a picture on the page
+
+MOST_PHOTOGRAPHS = 5000  # unless --count asks for more
+LOOKED_AT = 256  # samples whose disparity is looked at
+BATCH = 64  # photographs drawn at a time
+COLUMNS, BLOCKS = 12, 2  # samples on the page
+
+EXAMPLES = """examples:
+  argan evaluate default --data DIR -o out                      the depth network that ships
+  argan evaluate runs/flowers-dr --only toy -o out
+  argan evaluate runs/flowers --data photos.zip -o out          a generator
+  argan evaluate runs/flowers --data photos.zip -o out --count 1000 --seed 1
+  argan evaluate runs/flowers --data photos.zip -o out --inception inception-2015-12-05.pt
+  argan evaluate runs/smoke/gan-0 --data toy -o out
+"""
 
 
 @dataclass(frozen=True)
@@ -224,22 +255,41 @@ SETS: dict[str, tuple[str, Callable[[Path], Iterator[Scene]]]] = {
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
-        "argan evaluate", description="Depth metrics of a model, beside those of no model at all."
-    )
+        "argan evaluate", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Depth metrics of a depth network, beside those of no model at all; or how near"
+        " a generator's photographs are to photos.",
+    )  # fmt: skip
     parser.add_argument("model", metavar="BUNDLE|RUN", help="a .argan bundle, or a run folder")
-    parser.add_argument(
-        "--data",
-        type=Path,
-        default=os.environ.get("ARGAN_DATA"),
-        metavar="DIR",
-        help="holds " + ", ".join(file for file, _ in SETS.values()) + " (default: $ARGAN_DATA)",
-    )
-    parser.add_argument(
-        "--only", nargs="+", choices=["toy", *SETS], default=["toy", *SETS], help="leave out others"
-    )
+    parser.add_argument("--data", metavar="DATA",
+                        help="for a depth network a folder with "
+                        + ", ".join(file for file, _ in SETS.values())
+                        + ' (default: $ARGAN_DATA); for a generator its photos: a folder, a zip or'
+                        ' "toy"')  # fmt: skip
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="a folder")
+    depth = parser.add_argument_group("for a depth network")
+    depth.add_argument("--only", nargs="+", choices=["toy", *SETS], help="leave out others")
+    images = parser.add_argument_group("for a generator")
+    images.add_argument("--count", type=int, metavar="N", help="photographs, and as many photos"
+                        f" (default: half of the photos, at most {MOST_PHOTOGRAPHS:,}; figures"
+                        " compare at one count alone)")  # fmt: skip
+    images.add_argument("--seed", type=int, metavar="S", help="(default: 0)")
+    images.add_argument("--inception", type=Path, metavar="FILE", help="StyleGAN2-ADA's"
+                        " inception-2015-12-05.pt, for its features in place of"
+                        " EfficientNet-Lite0's")  # fmt: skip
+    images.add_argument("--device", help="(default: cuda where there is one, else cpu)")
     arguments = parser.parse_args(argv)
-    scenes = open_sets(arguments.only, arguments.data)
+    generator = _is_generator(arguments.model)
+    for name in ("only",) if generator else ("count", "seed", "inception", "device"):
+        if getattr(arguments, name) is not None:
+            kind = "depth networks" if generator else "generators"
+            raise InputError(
+                f"--{name} is for {kind}, which {arguments.model} is not: leave it out"
+            )
+    if generator:
+        return report_generator(arguments)
+    scenes = open_sets(
+        arguments.only or ["toy", *SETS], arguments.data or os.environ.get("ARGAN_DATA")
+    )
     return report(open_model(arguments.model).depth, scenes, arguments.output)
 
 
@@ -272,10 +322,71 @@ def report(predict: Predict, scenes: Iterable[Scene], folder: Path) -> int:
     """Print the table; write evaluation.json and evaluation.png into the folder. -> exit code"""
     result = evaluate(predict, scenes)
     print(result.table())
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "evaluation.json").write_text(json.dumps(result.to_json(), indent=1) + "\n")
-    result.page().save(folder / "evaluation.png")
+    _write(folder, result.to_json(), result.page())
     return 0
+
+
+def report_generator(arguments: argparse.Namespace) -> int:
+    """The same of an AR-GAN run, from the command's arguments."""
+    run, seed = Path(arguments.model), arguments.seed or 0
+    if arguments.data is None:
+        raise InputError('no photos: pass --data, a folder or a zip of them, or "toy"')
+    device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    network = (
+        image_metrics.inception(arguments.inception, device)
+        if arguments.inception
+        else image_metrics.efficientnet_lite0(device)
+    )
+    generator, config = load_generator(run, device)
+    real, others, photos = real_photos(arguments.data, config.size, arguments.count, seed)
+    taken, image, disparity = _drawn(generator, config, len(real), seed, device)
+    known = image_metrics.features(network, real, device, "photos")
+    sets = {"generated": taken} | ({"other photos": others} if len(others) else {})
+    scores = {
+        name: image_metrics.scores(
+            known, image_metrics.features(network, pictures, device, name), network.name, seed
+        )
+        for name, pictures in sets.items()
+    }
+    result = {
+        "method": "ar-gan",
+        "weights_sha256": checkpoint.sha256(run / "ema.safetensors"),
+        "data": photos,
+        "count": len(real),
+        "seed": seed,
+        "features": {"network": network.name, "size": network.size, "sha256": network.sha256},
+        "images": scores,
+        "disparity": _disparity_figures(image, disparity),
+    }
+    if checkpoint.read_json(run / "config.json")["data"]["source"] == "toy":
+        result["judge"] = judge.rows(judge.train(config.size), image, disparity)
+    print(_generator_table(result))
+    _write(arguments.output, result, _generator_page(generator.cpu(), config, real, seed))
+    return 0
+
+
+def real_photos(
+    source: str, size: int, count: int | None, seed: int
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """`count` photos, as many others or none where there are not enough, both uint8 [N, 3, S, S],
+    and what they are. "toy" draws pictures that no training has seen."""
+    if count is not None and count < 2:
+        raise InputError(f"--count {count}: give at least 2")
+    if source == "toy":
+        count = count or MOST_PHOTOGRAPHS
+        world = ToyWorld(size, seed=TOY_SEED)
+        parts = [torch.from_numpy(world.batch(250).image) for _ in range(-(-2 * count // 250))]
+        photos = (torch.cat(parts) * 255 + 0.5).to(torch.uint8)
+        return photos[:count], photos[count : 2 * count], {"source": "toy", "seed": TOY_SEED}
+    loaded, found = load_photos(source, size)
+    count = count or min(MOST_PHOTOGRAPHS, len(loaded) // 2)
+    if count > len(loaded):
+        raise InputError(f"--count {count}: {source} has {len(loaded)} photos; give at most that")
+    order = torch.randperm(len(loaded), generator=torch.Generator().manual_seed(seed))
+    chosen = torch.from_numpy(loaded)[order]
+    others = chosen[count : 2 * count] if 2 * count <= len(loaded) else chosen[:0]
+    about = {"source": Path(source).name, "photos": len(loaded), "sha256": found.sha256}
+    return chosen[:count], others, about
 
 
 def _kind(name: str) -> str:
@@ -283,6 +394,83 @@ def _kind(name: str) -> str:
     if name.startswith("render"):
         return "flowers"
     return "rooms" if name.startswith(("middlebury", "nyu", "icl")) else "other"
+
+
+def _is_generator(model: str) -> bool:
+    path = Path(model) / "config.json"
+    return path.is_file() and checkpoint.read_json(path)["method"] == "ar-gan"
+
+
+def _drawn(
+    generator: Generator, config: ArGanConfig, count: int, seed: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Photographs uint8 [count, 3, S, S], as the discriminator met them in training, and the images
+    and disparities of the first LOOKED_AT, on the CPU."""
+    rng = torch.Generator(device).manual_seed(seed)
+    taken: list[Tensor] = []
+    images: list[Tensor] = []
+    disparities: list[Tensor] = []
+    with tqdm(total=count, desc="draw", unit="picture", disable=None) as bar:
+        for start in range(0, count, BATCH):
+            n = min(BATCH, count - start)
+            photograph, image, disparity = draw_photographs(generator, config, n, rng)
+            taken.append((photograph.clamp(0, 1) * 255 + 0.5).to(torch.uint8).cpu())
+            if start < LOOKED_AT:
+                images.append(image.cpu())
+                disparities.append(disparity.cpu())
+            bar.update(n)
+    return torch.cat(taken), torch.cat(images)[:LOOKED_AT], torch.cat(disparities)[:LOOKED_AT]
+
+
+def _disparity_figures(image: Tensor, disparity: Tensor) -> dict[str, float]:
+    """The measures of `metrics.collapse`, and the deviation over samples as a share of the width,
+    which compares across sizes."""
+    size = disparity.shape[-1]
+    figures = collapse(image, disparity, baselines(size, size)["radial"])
+    return figures | {"variation_of_width": figures["variation_px"] / size}
+
+
+def _generator_table(result: dict[str, Any]) -> str:
+    images = result["images"]
+    about = f"{result['count']} photographs, {result['count']} photos of {result['data']['source']}"
+    lines = [about, f"{'':<26}" + "".join(f"{name:>14}" for name in images)]
+    for key in images["generated"]:
+        lines.append(f"{key:<26}" + "".join(f"{scores[key]:14.3f}" for scores in images.values()))
+    lines += ["disparity"] + [f"{k:<26}{v:14.3f}" for k, v in result["disparity"].items()]
+    if "judge" in result:
+        lines.append(f"{'against a judge':<26}{'rel RMSE':>14}{'Spearman':>14}")
+        for name, scores in result["judge"].items():
+            lines.append(f"{name:<26}{scores['rel_rmse']:14.3f}{scores['spearman']:14.3f}")
+    return "\n".join(lines)
+
+
+def _generator_page(
+    generator: Generator, config: ArGanConfig, photos: Tensor, seed: int
+) -> Image.Image:
+    """Random samples on the CPU: sharp image, disparity, photograph; a row of photos below."""
+    size = photos.shape[-1]
+    grid = np.split(draw(generator, config, COLUMNS * BLOCKS, seed)["grid"], BLOCKS, axis=1)
+    real = image_rows(photos[:COLUMNS] / 255)
+    missing = grid[0].shape[1] - real.shape[1]
+    rows = Image.fromarray(np.concatenate([*grid, np.pad(real, ((0, 0), (0, missing), (0, 0)))]))
+    scale = max(1, TILE[0] // size)
+    rows = rows.resize((rows.width * scale, rows.height * scale), Image.Resampling.NEAREST)
+    page = ImageOps.expand(rows, (0, 16, 0, 0), "black")
+    text = f"random samples, seed {seed}: sharp image, disparity (white = near), photograph"
+    ImageDraw.Draw(page).text((2, 2), f"{text}; last row: photos")
+    return page
+
+
+def _write(folder: Path, figures: dict[str, Any], page: Image.Image) -> None:
+    """evaluation.json and evaluation.png, each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / "evaluation.png.partial"
+    try:
+        page.save(partial, "PNG")
+        os.replace(partial, folder / "evaluation.png")
+    finally:
+        partial.unlink(missing_ok=True)
+    checkpoint.write_json(folder / "evaluation.json", figures)
 
 
 def _badness(frame: Frame) -> tuple[float, float]:

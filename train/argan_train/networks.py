@@ -99,10 +99,17 @@ class Generator(nn.Module):
         for block in self.blocks:
             x = block(x, z)
             if x.shape[-1] == self.depth_size:
-                depth = self.depth_head(F.relu(self.depth_norm(x)))
-        image = torch.sigmoid(self.image_head(F.relu(self.image_norm(x))))
-        depth = F.interpolate(depth.float(), size=(self.size, self.size), mode="bilinear")
-        return image.float(), self.max_blur_px * torch.tanh(depth)
+                depth = self._head(self.depth_norm, self.depth_head, x)
+        image = torch.sigmoid(self._head(self.image_norm, self.image_head, x))
+        depth = F.interpolate(depth, size=(self.size, self.size), mode="bilinear")
+        return image, self.max_blur_px * torch.tanh(depth)
+
+    @staticmethod
+    def _head(norm: nn.Module, head: nn.Module, x: Tensor) -> Tensor:
+        """In float32 also under autocast: bfloat16 has fewer levels than a photo."""
+        with torch.autocast(x.device.type, enabled=False):
+            out: Tensor = head(F.relu(norm(x.float())))
+        return out
 
 
 class DepthExpansion(nn.Module):
