@@ -5,11 +5,13 @@ import errno
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from argan.errors import InputError, MissingFileError
-from argan_train import augment, checkpoint, cli, loop, sample
+from argan_train import augment, checkpoint, cli, loop, metrics, sample
 from argan_train.ar_gan import (
     ArGan,
     draw_photographs,
@@ -284,6 +286,47 @@ def test_an_enclosed_dip_is_filled_to_its_rim_and_the_background_is_not() -> Non
     expected = disparity.clone()
     expected[..., 4, 4] = 0.5
     torch.testing.assert_close(augment.fill_holes(disparity), expected)
+
+
+def test_snapping_is_the_guided_filter() -> None:
+    """Against the definition: in every window a least-squares line from colour to disparity."""
+    rng = np.random.default_rng(0)
+    image, disparity, radius, smooth = rng.random((9, 9, 3)), rng.random((9, 9)), 2, 0.01
+    pad = [(radius, radius), (radius, radius)]
+    windows = [
+        np.lib.stride_tricks.sliding_window_view(np.pad(x, pad, mode="edge"), (5, 5)).reshape(
+            9, 9, -1
+        )
+        for x in (*np.moveaxis(image, -1, 0), disparity)
+    ]
+    lines = np.empty((9, 9, 4))
+    for y, x in np.ndindex(9, 9):
+        colours, level = np.stack([w[y, x] for w in windows[:3]]), windows[3][y, x]
+        covariance = np.cov(colours, bias=True) + smooth * np.eye(3)
+        slope = np.linalg.solve(
+            covariance, (colours * level).mean(1) - colours.mean(1) * level.mean()
+        )
+        lines[y, x] = *slope, level.mean() - slope @ colours.mean(1)
+    padded = np.pad(lines, [*pad, (0, 0)], mode="edge")
+    mean = np.lib.stride_tricks.sliding_window_view(padded, (5, 5), (0, 1)).mean((-2, -1))
+    expected = (mean[..., :3] * image).sum(-1) + mean[..., 3]
+    given = augment.snap_to_outlines(
+        torch.from_numpy(disparity)[None, None],
+        torch.from_numpy(np.moveaxis(image, -1, 0))[None], radius, smooth,
+    )  # fmt: skip
+    np.testing.assert_allclose(given[0, 0].numpy(), expected, atol=1e-9)
+
+
+def test_snapping_brings_a_wide_disparity_to_the_outline() -> None:
+    subject = torch.zeros(1, 1, 32, 32)
+    subject[..., 8:24, 12:20] = 1
+    image = torch.cat([0.2 + 0.6 * subject, 0.5 - 0.3 * subject, 0.4 + 0 * subject], dim=1)
+    wide = F.avg_pool2d(F.max_pool2d(subject, 5, 1, 2), 3, 1, 1)
+    snapped = augment.snap_to_outlines(wide, image, 4, 0.01)
+    missing = [
+        1 - metrics.pearson(x.numpy().ravel(), subject.numpy().ravel()) for x in (wide, snapped)
+    ]
+    assert missing[1] < 0.6 * missing[0]
 
 
 def test_paste_puts_the_subject_before_the_other_scene() -> None:

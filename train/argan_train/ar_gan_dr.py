@@ -25,6 +25,7 @@ from argan_train.pictures import disparity_rows, image_rows
 TYPICAL_RANGE = (0.0, 1.0)  # background, subject
 SUBJECT_THRESHOLD = 0.5
 ZOOM = (1.0, 1.5)  # of the crops; more leaves too little background to learn from
+SNAP_SMOOTH = 0.01  # variance of sRGB values
 MULTIPLE = 32  # of the sides of the network's picture
 
 
@@ -62,7 +63,11 @@ class ArGanDr:
         s = augment.uniform(rng, n, 0.2, 1.0) * augment.chance(rng, n, 0.5)
         points = pupil_points(config, n, rng)
         taken = photograph(generator, config, image, disparity * s, points)
-        return taken, (disparity / config.max_blur_px + 1).clamp(0, 1)
+        target = (disparity / config.max_blur_px + 1).clamp(0, 1)
+        if self.config.snap:
+            radius = max(1, round(self.config.snap * config.size))
+            target = augment.snap_to_outlines(target, image, radius, SNAP_SMOOTH).clamp(0, 1)
+        return taken, target
 
     def lesson(self, n: int, rng: torch.Generator, step: int) -> tuple[Tensor, Tensor]:
         """Augmented input [N, 3, size, size] and the disparity to learn [N, 1, size, size]."""

@@ -121,6 +121,39 @@ def fill_holes(disparity: Tensor) -> Tensor:
     return filled
 
 
+def snap_to_outlines(disparity: Tensor, image: Tensor, radius: int, smooth: float) -> Tensor:
+    """The disparity's steps moved to the image's: guided filter with a colour guide (He, Sun and
+    Tang 2013), windows of 2 radius + 1 px, `smooth` the variance below which colour is no edge.
+
+    A generator's disparity is coarser than its image, and a little too wide. [N, 1, H, W]
+    """
+    n, _, height, width = image.shape
+    products = torch.cat([image[:, i : i + 1] * image[:, i:] for i in range(3)], dim=1)
+    everything = torch.cat([image, disparity, image * disparity, products], dim=1)
+    mean = _window_mean(everything, radius)
+    colour, level = mean[:, :3], mean[:, 3:4]
+    together = mean[:, 4:7] - colour * level  # covariance of colour and disparity
+    r, g, b = colour.unbind(dim=1)
+    rr, rg, rb, gg, gb, bb = (mean[:, 7:] - torch.stack(
+        [r * r, r * g, r * b, g * g, g * b, b * b], dim=1)).unbind(dim=1)  # fmt: skip
+    rr, gg, bb = rr + smooth, gg + smooth, bb + smooth
+    # The inverse of a symmetric 3 x 3 matrix by its cofactors.
+    c_rr, c_rg, c_rb = gg * bb - gb * gb, rb * gb - rg * bb, rg * gb - rb * gg
+    c_gg, c_gb, c_bb = rr * bb - rb * rb, rg * rb - rr * gb, rr * gg - rg * rg
+    determinant = rr * c_rr + rg * c_rg + rb * c_rb
+    x, y, z = together.unbind(dim=1)
+    slope = torch.stack([c_rr * x + c_rg * y + c_rb * z, c_rg * x + c_gg * y + c_gb * z,
+                         c_rb * x + c_gb * y + c_bb * z], dim=1) / determinant[:, None]  # fmt: skip
+    offset = level - (slope * colour).sum(dim=1, keepdim=True)
+    line = _window_mean(torch.cat([slope, offset], dim=1), radius)
+    return (line[:, :3] * image).sum(dim=1, keepdim=True) + line[:, 3:]
+
+
+def _window_mean(x: Tensor, radius: int) -> Tensor:
+    padded = F.pad(x, [radius] * 4, mode="replicate")
+    return F.avg_pool2d(padded, 2 * radius + 1, stride=1)
+
+
 def crop(
     image: Tensor, disparity: Tensor, size: int, zoom: tuple[float, float], rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:

@@ -111,6 +111,7 @@ class ArGanDrConfig:
     weight_decay: float = 1e-4
     gradient_weight: float = 0.5
     fill_holes: bool = True  # in the teacher's disparity
+    snap: float = 0.0  # radius, as a share of the width, within which it snaps to colour edges
     paste: float = 0.3  # share of samples whose subject is put before another sample's background
     ema_half_life: int = 4000  # images
     warmup: int = 200
