@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from argan.errors import InputError, MissingExtraError, MissingFileError, ShapeError
-from argan_train import checkpoint, evaluate, judge
+from argan_train import checkpoint, evaluate, evaluate_generator, judge
 from argan_train.ar_gan import make_generator
 from argan_train.config import ArGanConfig
 from argan_train.evaluate import Scene
@@ -288,8 +288,10 @@ def test_the_same_seed_gives_the_same_figures(run, photos, tmp_path):
 
 def test_generated_photographs_are_those_of_training(run):
     """Half of them through the lens, 8 bits, as many as asked for; some of their disparities."""
-    generator, config = evaluate.load_generator(run, torch.device("cpu"))
-    taken, image, disparity = evaluate._drawn(generator, config, 130, 0, torch.device("cpu"))
+    generator, config = evaluate_generator.load_generator(run, torch.device("cpu"))
+    taken, image, disparity = evaluate_generator._drawn(
+        generator, config, 130, 0, torch.device("cpu")
+    )
     assert taken.dtype == torch.uint8 and taken.shape == (130, 3, 16, 16)
     assert len(image) == len(disparity) == 130
     sharp = (taken / 255 - image).abs().flatten(1).amax(dim=1) <= 0.5 / 255 + 1e-6
@@ -297,14 +299,14 @@ def test_generated_photographs_are_those_of_training(run):
 
 
 def test_photos_are_two_sets_apart_where_there_are_enough(photos):
-    chosen, others, about = evaluate.real_photos(str(photos), 16, 20, seed=0)
+    chosen, others, about = evaluate_generator.real_photos(str(photos), 16, 20, seed=0)
     both = {picture.numpy().tobytes() for picture in torch.cat([chosen, others])}
     assert len(both) == 40 and about["source"] == "photos.zip"
-    assert len(evaluate.real_photos(str(photos), 16, 21, seed=0)[1]) == 0
-    again, _, _ = evaluate.real_photos(str(photos), 16, 20, seed=1)
+    assert len(evaluate_generator.real_photos(str(photos), 16, 21, seed=0)[1]) == 0
+    again, _, _ = evaluate_generator.real_photos(str(photos), 16, 20, seed=1)
     assert not torch.equal(again, chosen)
     with pytest.raises(InputError, match="photos.zip has 40 photos; give at most that"):
-        evaluate.real_photos(str(photos), 16, 41, seed=0)
+        evaluate_generator.real_photos(str(photos), 16, 41, seed=0)
 
 
 def test_on_the_toy_world_a_judge_looks_at_the_disparity(run, tmp_path, monkeypatch, capsys):
@@ -314,7 +316,7 @@ def test_on_the_toy_world_a_judge_looks_at_the_disparity(run, tmp_path, monkeypa
     out = tmp_path / "out"
     assert evaluate.main([str(run), "--data", "toy", "--count", "8", "-o", str(out)]) == 0
     written = json.loads((out / "evaluation.json").read_text())
-    assert written["data"] == {"source": "toy", "seed": evaluate.TOY_SEED}
+    assert written["data"] == {"source": "toy", "seed": evaluate.UNSEEN_SEED}
     names = ["generated disparity", "radial prior, same images", "the judge's own error"]
     assert list(written["judge"]) == names
     table = capsys.readouterr().out

@@ -33,28 +33,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps
-from torch import Tensor
 from tqdm import tqdm
 
 import argan
 from argan.errors import InputError, MissingFileError
-from argan_train import checkpoint, image_metrics, judge
-from argan_train.ar_gan import draw_photographs, load_generator
+from argan_train import checkpoint, image_metrics
 from argan_train.ar_gan_dr import refocuser
-from argan_train.config import ArGanConfig
-from argan_train.data import load_photos
-from argan_train.metrics import baselines, collapse, depth_scores, subject_in_front
-from argan_train.networks import Generator
-from argan_train.pictures import image_rows
-from argan_train.sample import draw
-from argan_train.toy import ToyBatch, ToyWorld
+from argan_train.evaluate_generator import (
+    MOST_PHOTOGRAPHS,
+    GeneratorEvaluation,
+    evaluate_generator,
+)
+from argan_train.metrics import baselines, depth_scores, subject_in_front
+from argan_train.toy import UNSEEN_SEED, ToyBatch, ToyWorld
 
 Photo = NDArray[np.uint8]  # [H, W, 3] sRGB
 Disparity = NDArray[np.floating]  # [H, W], larger = nearer
 Predict = Callable[[Photo], Disparity]
 Scores = dict[str, dict[str, float]]  # {method: {metric: value}}
 
-TOY_SEED = 10_000  # and above: training counts its seeds from 0
 OFF_CENTRE = 0.6  # of the half width: the subject is whole, the frame's centre is background
 PEOPLE = "portraits people"
 HEADINGS = {
@@ -66,11 +63,6 @@ HEADINGS = {
     "in_front": "in front",
 }
 TILE = (128, 96)  # px of a picture on the page
-
-MOST_PHOTOGRAPHS = 5000  # unless --count asks for more
-LOOKED_AT = 256  # samples whose disparity is looked at
-BATCH = 64  # photographs drawn at a time
-COLUMNS, BLOCKS = 12, 2  # samples on the page
 
 EXAMPLES = """examples:
   argan evaluate default --data DIR -o out                      the depth network that ships
@@ -139,12 +131,14 @@ class Evaluation:
                 start = ""
         return "\n".join(lines)
 
-    def to_json(self) -> dict[str, Any]:
+    @property
+    def figures(self) -> dict[str, Any]:
         return {
             "means": self.means(),
             "frames": [{"group": f.group, "name": f.name, "scores": f.scores} for f in self.frames],
         }
 
+    @property
     def page(self) -> Image.Image:
         """Per group the best, the median and the worst: photo, truth, prediction, near = white."""
         groups = self.groups()
@@ -189,7 +183,7 @@ def evaluate(predict: Predict, scenes: Iterable[Scene]) -> Evaluation:
 
 def toy_scenes(count: int = 64, size: int = 64) -> Iterator[Scene]:
     """Toy pictures: the same scenes sharp and through a wide lens, and sharp ones off centre."""
-    world = ToyWorld(size, seed=TOY_SEED, blur_probability=1.0)
+    world = ToyWorld(size, seed=UNSEEN_SEED, blur_probability=1.0)
     centred, aside = world.batch(count), world.batch(count, off_centre=OFF_CENTRE)
     yield from _toy_group("toy sharp", centred, centred.sharp)
     yield from _toy_group("toy blurred", centred, centred.image)
@@ -285,12 +279,43 @@ def main(argv: list[str]) -> int:
             raise InputError(
                 f"--{name} is for {kind}, which {arguments.model} is not: leave it out"
             )
-    if generator:
-        return report_generator(arguments)
+    result = measure_generator(arguments) if generator else measure_depth(arguments)
+    print(result.table())
+    write(arguments.output, result.figures, result.page)
+    return 0
+
+
+def measure_depth(arguments: argparse.Namespace) -> Evaluation:
     scenes = open_sets(
         arguments.only or ["toy", *SETS], arguments.data or os.environ.get("ARGAN_DATA")
     )
-    return report(open_model(arguments.model).depth, scenes, arguments.output)
+    return evaluate(open_model(arguments.model).depth, scenes)
+
+
+def measure_generator(arguments: argparse.Namespace) -> GeneratorEvaluation:
+    if arguments.data is None:
+        raise InputError('no photos: pass --data, a folder or a zip of them, or "toy"')
+    device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    network = (
+        image_metrics.inception(arguments.inception, device)
+        if arguments.inception
+        else image_metrics.efficientnet_lite0(device)
+    )
+    return evaluate_generator(
+        Path(arguments.model), arguments.data, arguments.count, arguments.seed or 0, network, device
+    )
+
+
+def write(folder: Path, figures: dict[str, Any], page: Image.Image) -> None:
+    """evaluation.json and evaluation.png, each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / "evaluation.png.partial"
+    try:
+        page.save(partial, "PNG")
+        os.replace(partial, folder / "evaluation.png")
+    finally:
+        partial.unlink(missing_ok=True)
+    checkpoint.write_json(folder / "evaluation.json", figures)
 
 
 def open_model(path: str) -> argan.Refocuser:
@@ -318,77 +343,6 @@ def open_sets(names: list[str], data: Path | str | None) -> Iterator[Scene]:
     return scenes()
 
 
-def report(predict: Predict, scenes: Iterable[Scene], folder: Path) -> int:
-    """Print the table; write evaluation.json and evaluation.png into the folder. -> exit code"""
-    result = evaluate(predict, scenes)
-    print(result.table())
-    _write(folder, result.to_json(), result.page())
-    return 0
-
-
-def report_generator(arguments: argparse.Namespace) -> int:
-    """The same of an AR-GAN run, from the command's arguments."""
-    run, seed = Path(arguments.model), arguments.seed or 0
-    if arguments.data is None:
-        raise InputError('no photos: pass --data, a folder or a zip of them, or "toy"')
-    device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    network = (
-        image_metrics.inception(arguments.inception, device)
-        if arguments.inception
-        else image_metrics.efficientnet_lite0(device)
-    )
-    generator, config = load_generator(run, device)
-    real, others, photos = real_photos(arguments.data, config.size, arguments.count, seed)
-    taken, image, disparity = _drawn(generator, config, len(real), seed, device)
-    known = image_metrics.features(network, real, device, "photos")
-    sets = {"generated": taken} | ({"other photos": others} if len(others) else {})
-    scores = {
-        name: image_metrics.scores(
-            known, image_metrics.features(network, pictures, device, name), network.name, seed
-        )
-        for name, pictures in sets.items()
-    }
-    result = {
-        "method": "ar-gan",
-        "weights_sha256": checkpoint.sha256(run / "ema.safetensors"),
-        "data": photos,
-        "count": len(real),
-        "seed": seed,
-        "features": {"network": network.name, "size": network.size, "sha256": network.sha256},
-        "images": scores,
-        "disparity": _disparity_figures(image, disparity),
-    }
-    if checkpoint.read_json(run / "config.json")["data"]["source"] == "toy":
-        result["judge"] = judge.rows(judge.train(config.size), image, disparity)
-    print(_generator_table(result))
-    _write(arguments.output, result, _generator_page(generator.cpu(), config, real, seed))
-    return 0
-
-
-def real_photos(
-    source: str, size: int, count: int | None, seed: int
-) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """`count` photos, as many others or none where there are not enough, both uint8 [N, 3, S, S],
-    and what they are. "toy" draws pictures that no training has seen."""
-    if count is not None and count < 2:
-        raise InputError(f"--count {count}: give at least 2")
-    if source == "toy":
-        count = count or MOST_PHOTOGRAPHS
-        world = ToyWorld(size, seed=TOY_SEED)
-        parts = [torch.from_numpy(world.batch(250).image) for _ in range(-(-2 * count // 250))]
-        photos = (torch.cat(parts) * 255 + 0.5).to(torch.uint8)
-        return photos[:count], photos[count : 2 * count], {"source": "toy", "seed": TOY_SEED}
-    loaded, found = load_photos(source, size)
-    count = count or min(MOST_PHOTOGRAPHS, len(loaded) // 2)
-    if count > len(loaded):
-        raise InputError(f"--count {count}: {source} has {len(loaded)} photos; give at most that")
-    order = torch.randperm(len(loaded), generator=torch.Generator().manual_seed(seed))
-    chosen = torch.from_numpy(loaded)[order]
-    others = chosen[count : 2 * count] if 2 * count <= len(loaded) else chosen[:0]
-    about = {"source": Path(source).name, "photos": len(loaded), "sha256": found.sha256}
-    return chosen[:count], others, about
-
-
 def _kind(name: str) -> str:
     """flowers, rooms or other, from a name in eval-depth's index."""
     if name.startswith("render"):
@@ -399,78 +353,6 @@ def _kind(name: str) -> str:
 def _is_generator(model: str) -> bool:
     path = Path(model) / "config.json"
     return path.is_file() and checkpoint.read_json(path)["method"] == "ar-gan"
-
-
-def _drawn(
-    generator: Generator, config: ArGanConfig, count: int, seed: int, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Photographs uint8 [count, 3, S, S], as the discriminator met them in training, and the images
-    and disparities of the first LOOKED_AT, on the CPU."""
-    rng = torch.Generator(device).manual_seed(seed)
-    taken: list[Tensor] = []
-    images: list[Tensor] = []
-    disparities: list[Tensor] = []
-    with tqdm(total=count, desc="draw", unit="picture", disable=None) as bar:
-        for start in range(0, count, BATCH):
-            n = min(BATCH, count - start)
-            photograph, image, disparity = draw_photographs(generator, config, n, rng)
-            taken.append((photograph.clamp(0, 1) * 255 + 0.5).to(torch.uint8).cpu())
-            if start < LOOKED_AT:
-                images.append(image.cpu())
-                disparities.append(disparity.cpu())
-            bar.update(n)
-    return torch.cat(taken), torch.cat(images)[:LOOKED_AT], torch.cat(disparities)[:LOOKED_AT]
-
-
-def _disparity_figures(image: Tensor, disparity: Tensor) -> dict[str, float]:
-    """The measures of `metrics.collapse`, and the deviation over samples as a share of the width,
-    which compares across sizes."""
-    size = disparity.shape[-1]
-    figures = collapse(image, disparity, baselines(size, size)["radial"])
-    return figures | {"variation_of_width": figures["variation_px"] / size}
-
-
-def _generator_table(result: dict[str, Any]) -> str:
-    images = result["images"]
-    about = f"{result['count']} photographs, {result['count']} photos of {result['data']['source']}"
-    lines = [about, f"{'':<26}" + "".join(f"{name:>14}" for name in images)]
-    for key in images["generated"]:
-        lines.append(f"{key:<26}" + "".join(f"{scores[key]:14.3f}" for scores in images.values()))
-    lines += ["disparity"] + [f"{k:<26}{v:14.3f}" for k, v in result["disparity"].items()]
-    if "judge" in result:
-        lines.append(f"{'against a judge':<26}{'rel RMSE':>14}{'Spearman':>14}")
-        for name, scores in result["judge"].items():
-            lines.append(f"{name:<26}{scores['rel_rmse']:14.3f}{scores['spearman']:14.3f}")
-    return "\n".join(lines)
-
-
-def _generator_page(
-    generator: Generator, config: ArGanConfig, photos: Tensor, seed: int
-) -> Image.Image:
-    """Random samples on the CPU: sharp image, disparity, photograph; a row of photos below."""
-    size = photos.shape[-1]
-    grid = np.split(draw(generator, config, COLUMNS * BLOCKS, seed)["grid"], BLOCKS, axis=1)
-    real = image_rows(photos[:COLUMNS] / 255)
-    missing = grid[0].shape[1] - real.shape[1]
-    rows = Image.fromarray(np.concatenate([*grid, np.pad(real, ((0, 0), (0, missing), (0, 0)))]))
-    scale = max(1, TILE[0] // size)
-    rows = rows.resize((rows.width * scale, rows.height * scale), Image.Resampling.NEAREST)
-    page = ImageOps.expand(rows, (0, 16, 0, 0), "black")
-    text = f"random samples, seed {seed}: sharp image, disparity (white = near), photograph"
-    ImageDraw.Draw(page).text((2, 2), f"{text}; last row: photos")
-    return page
-
-
-def _write(folder: Path, figures: dict[str, Any], page: Image.Image) -> None:
-    """evaluation.json and evaluation.png, each whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / "evaluation.png.partial"
-    try:
-        page.save(partial, "PNG")
-        os.replace(partial, folder / "evaluation.png")
-    finally:
-        partial.unlink(missing_ok=True)
-    checkpoint.write_json(folder / "evaluation.json", figures)
 
 
 def _badness(frame: Frame) -> tuple[float, float]:

@@ -32,6 +32,7 @@ SUBJECT_DISPARITY = (0.70, 0.95)
 BACKGROUND_DISPARITY = (0.05, 0.40)
 TEXTURES = 96  # every kind 16 times; 4 x 4 pictures' worth of area each
 CLUMPS = 24  # smooth masks for the middle plane
+UNSEEN_SEED = 10_000  # of worlds to measure on, and above: training counts its seeds from 0
 
 
 @dataclass(frozen=True)
