@@ -6,7 +6,7 @@ TORCH_INDEX ?=
 DATA ?= ../shared/data
 BIN := .venv/bin
 
-.PHONY: demo test check lean bench train-smoke train-flowers default-model clean
+.PHONY: demo test check lean bench train-smoke ablation train-flowers default-model clean
 
 demo: .venv-demo/done
 	.venv-demo/bin/python examples/refocus.py examples/dahlia.jpg out
@@ -19,7 +19,7 @@ demo: .venv-demo/done
 .venv/done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
-	$(BIN)/pip install -q -c constraints.txt -e ".[train,export,tflite,coreml,heif,dev]"
+	$(BIN)/pip install -q -c constraints.txt -e ".[train,metrics,export,tflite,coreml,heif,dev]"
 	touch $@
 
 test: .venv/done
@@ -41,10 +41,16 @@ lean: .venv/done
 
 bench: .venv/done
 	$(BIN)/python benchmarks/render.py
+	$(BIN)/python benchmarks/train.py --json out/train.json
 
 # AR-GAN and AR-GAN-DR on the toy world: does it learn depth? 15 minutes on two cores.
 train-smoke: .venv/done
 	$(BIN)/python benchmarks/train_smoke.py
+
+# What each part of AR-GAN is good for, over three seeds: hours. What is finished is kept.
+ablation: .venv/done
+	$(BIN)/python benchmarks/ablation.py --data toy --preset toy32 --seeds 0 1 2 --student \
+		--count 1000 --workers 2 --out runs/ablation
 
 # The default model's recipe in one go, an hour and a half on two cores. The weights that ship had some
 # settings changed on the way: weights/flowers64/config.json has the history.

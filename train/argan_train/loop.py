@@ -4,7 +4,7 @@ A run folder explains itself:
     config.json         method, settings, versions, data (with hash), device, steps and seconds
     log.jsonl           one line per `log_every` steps
     state.safetensors   everything that resuming needs
-    ema.safetensors     the averaged network, which is what users run
+    ema.safetensors     the network that users run: the averaged one, where the method averages
     samples/            pictures with fixed latents; tensorboard/
     summary.html        curves, pictures and settings on one page
 
@@ -37,7 +37,7 @@ from tqdm import tqdm
 from argan import __version__
 from argan.errors import Error, InputError
 from argan_train import checkpoint, distributed, summary
-from argan_train.config import ArGanConfig, ArGanDrConfig
+from argan_train.config import ArGanConfig, ArGanDrConfig, CycleGanConfig
 
 # On resuming. Of these only bf16 and compile change a result, by rounding.
 MAY_CHANGE = ("steps", "picture_every", "save_every", "log_every", "bf16", "compile", "capture")
@@ -50,7 +50,7 @@ class Method(Protocol):
     name: str
 
     @property
-    def config(self) -> ArGanConfig | ArGanDrConfig: ...
+    def config(self) -> ArGanConfig | ArGanDrConfig | CycleGanConfig: ...
 
     @property
     def ema(self) -> nn.Module: ...
@@ -174,7 +174,7 @@ class Recorder:
         checkpoint.write_json(self.folder / "config.json", about)
 
     def log(self, step: int, values: dict[str, float]) -> dict[str, float]:
-        rate = round(step * self.method.config.batch / self.seconds, 1)
+        rate = round(step * self.method.config.batch / max(self.seconds, 0.1), 1)
         line = {"step": step, "seconds": self.seconds, "images_per_s": rate}
         line |= {k: round(v, 5) for k, v in (values | self.method.measure()).items()}
         with (self.folder / "log.jsonl").open("a") as log:
