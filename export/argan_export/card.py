@@ -28,7 +28,7 @@ def card(
         "| | |",
         "| --- | --- |",
         f"| run | `{graph.run}`, seed {settings['seed']} |",
-        f"| network | DepthNet, width {settings['width']}, {parameters:,} parameters |",
+        f"| network | AR-GAN-DR {settings['network']}, {parameters:,} parameters |",
         f"| trained | {settings['steps']:,} steps of {settings['batch']} samples at"
         f" {settings['size']} px, {hours(graph.record)} on {device(graph.record)} |",
     ]

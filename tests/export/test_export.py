@@ -30,7 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     photos = torch.randint(256, (8, 3, 16, 16), dtype=torch.uint8)
     gan = ArGanConfig(size=16, width=4, batch=4, depth_size=8, **every)
     loop.train(ArGan(gan, photos), folder / "gan", {"source": "noise", "photos": 8}, CPU)
-    student = ArGanDrConfig(size=32, width=4, batch=4, nominal=64, **every)
+    student = ArGanDrConfig(size=32, batch=4, nominal=64, **every)
     record = {"teachers": {"gan": {
         "sha256": "0" * 64,
         "record": json.loads((folder / "gan" / "config.json").read_text()),

@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 
 from argan_train import losses
@@ -38,3 +39,23 @@ def test_gradient_loss_ignores_a_shift_and_sees_a_moved_outline() -> None:
     step[..., 4:] = 1
     assert losses.gradient_loss(step + 0.3, step) < 1e-6
     assert losses.gradient_loss(step.roll(1, -1), step) > 0.05
+
+
+def test_scale_and_shift_cost_nothing_but_shape_does() -> None:
+    target = torch.rand(2, 1, 8, 8)
+    loss = losses.scale_and_shift_invariant
+    assert float(loss(0.3 * target + 0.5, target)) < 1e-5
+    assert float(loss(-target, target)) > 1
+    # By hand: medians 0, mean deviations 2/3 and 1.
+    a, b = torch.tensor([-1.0, 0, 1]).view(1, 1, 1, 3), torch.tensor([-1.0, 0, 2]).view(1, 1, 1, 3)
+    assert float(loss(a, b)) == pytest.approx((0.5 + 0 + 0.5) / 3)
+
+
+def test_a_step_of_disparity_is_cheap_at_an_edge_of_the_image() -> None:
+    disparity = torch.zeros(1, 1, 4, 4)
+    disparity[..., 2:] = 1.0
+    flat, edge = torch.zeros(1, 3, 4, 4), disparity.expand(-1, 3, -1, -1)
+    smoothness = losses.edge_aware_smoothness
+    assert float(smoothness(disparity, flat)) == pytest.approx(1 / 3)
+    assert float(smoothness(disparity, edge)) == pytest.approx(math.exp(-10) / 3)
+    assert float(smoothness(disparity, edge.transpose(2, 3))) == pytest.approx(1 / 3)

@@ -2,12 +2,15 @@
 
 import dataclasses
 import errno
+import io
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from argan.errors import InputError, MissingFileError
@@ -19,10 +22,11 @@ from argan_train.ar_gan import (
     photograph,
     pupil_points,
 )
-from argan_train.ar_gan_dr import ArGanDr, load_depth_net
+from argan_train.ar_gan_dr import ArGanDr, load_depth_net, load_teachers
 from argan_train.config import ArGanConfig, ArGanDrConfig, load_preset
 
 CPU = torch.device("cpu")
+DAHLIA = Path(__file__).parents[2] / "examples" / "dahlia.jpg"
 TINY = ArGanConfig(
     size=16, width=4, batch=4, latent=8, depth_size=8, views=3, steps=8, r1_every=4,
     log_every=2, save_every=4, picture_every=4,
@@ -80,6 +84,11 @@ def test_resuming_equals_not_stopping(run: Path, tmp_path: Path) -> None:
         json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()
     ]
     assert logged == [2, 4, 6, 8]
+
+
+def test_where_there_is_nothing_to_resume_a_run_begins(run: Path, tmp_path: Path) -> None:
+    begun = trained(tmp_path / "new", resuming=True)
+    assert same(checkpoint.load_tensors(run / "state.safetensors"), begun)
 
 
 def test_a_run_is_not_overwritten_nor_resumed_with_other_settings(run: Path) -> None:
@@ -329,6 +338,30 @@ def test_snapping_brings_a_wide_disparity_to_the_outline() -> None:
     assert missing[1] < 0.6 * missing[0]
 
 
+def test_compression_is_what_pillow_does_to_grey() -> None:
+    """Our blocks against libjpeg's, at one quality, on a grey photo."""
+    photo = Image.open(DAHLIA).convert("L").resize((64, 48))
+    buffer = io.BytesIO()
+    photo.save(buffer, "JPEG", quality=40)
+    expected = np.asarray(Image.open(buffer), np.float32) / 255
+    given = torch.from_numpy(np.asarray(photo, np.float32) / 255)[None, None].expand(1, 3, -1, -1)
+    rng = torch.Generator()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(augment, "uniform", lambda rng, n, low, high: torch.full((n, 1, 1, 1), 40.0))
+        ours = augment.compress(given, 1.0, rng)
+    assert (ours[0, 0].numpy() - expected).std() < 0.004  # 1 of 255: rounding; 0.0021 seen
+    assert np.abs(given[0, 0].numpy() - expected).mean() > 0.008
+
+
+def test_defocus_blurs_some_pictures_whole() -> None:
+    image = torch.rand(8, 3, 32, 32)
+    rng = torch.Generator().manual_seed(0)
+    blurred = augment.defocus(image, 0.5, rng)
+    contrast = blurred.diff(dim=-1).abs().mean((1, 2, 3)) / image.diff(dim=-1).abs().mean((1, 2, 3))
+    assert 0 < (contrast < 0.9).sum() < 8 and (contrast > 0.999).sum() + (contrast < 0.9).sum() == 8
+    torch.testing.assert_close(blurred.mean((2, 3)), image.mean((2, 3)), atol=0.03, rtol=0)
+
+
 def test_paste_puts_the_subject_before_the_other_scene() -> None:
     disparity = torch.zeros(2, 1, 16, 16)
     disparity[:, :, 6:10, 6:10] = 0.5  # near subject
@@ -340,15 +373,56 @@ def test_paste_puts_the_subject_before_the_other_scene() -> None:
 
 
 def test_student_learns_from_a_teacher_and_is_loaded_back(run: Path, tmp_path: Path) -> None:
-    config = ArGanDrConfig(
-        size=32, steps=4, batch=4, width=4, log_every=2, save_every=4, picture_every=4
-    )
+    config = ArGanDrConfig(size=32, steps=4, batch=4, log_every=2, save_every=4, picture_every=4)
     method = ArGanDr(config, [load_generator(run, CPU)], CPU)
     last = loop.train(method, tmp_path / "dr", {"teachers": {}}, CPU)
     assert {"level", "gradient", "rel_rmse", "radial_rel_rmse"} <= last.keys()
     network, _ = load_depth_net(tmp_path / "dr")
     photo = torch.rand(1, 3, 32, 32)
     torch.testing.assert_close(network(photo), method.ema(photo))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"level": "ssi", "snap": 0.1},
+        {"level": "l1", "smoothness_weight": 0.1},
+        {"render_weight": 1.0},
+    ],
+    ids=str,
+)
+def test_every_loss_of_the_student_trains_and_is_exactly_resumed(
+    settings: dict[str, object], run: Path, tmp_path: Path
+) -> None:
+    config = ArGanDrConfig(size=32, steps=4, batch=4, log_every=2, save_every=2, **settings)  # type: ignore[arg-type]
+    photos = torch.randint(256, (6, 3, 32, 32), dtype=torch.uint8)
+
+    def student(
+        folder: Path, resuming: bool = False, killed_at: int = 0
+    ) -> dict[str, torch.Tensor]:
+        method = ArGanDr(config, [load_generator(run, CPU)], CPU, photos)
+        step = method.step
+
+        def killed(number: int) -> dict[str, torch.Tensor]:
+            if number == killed_at:
+                raise KeyboardInterrupt
+            return step(number)
+
+        method.step = killed  # type: ignore[method-assign]
+        last = loop.train(method, folder, {}, CPU, resuming)
+        assert "consistency" in last and all(math.isfinite(v) for v in last.values())
+        return checkpoint.load_tensors(folder / "state.safetensors")
+
+    whole = student(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        student(tmp_path / "parts", killed_at=3)
+    assert same(whole, student(tmp_path / "parts", resuming=True))
+
+
+def test_a_plain_gan_is_no_teacher(tmp_path: Path) -> None:
+    trained(tmp_path, dataclasses.replace(TINY, mixture="plain", steps=2))
+    with pytest.raises(InputError, match="plain GAN"):
+        load_teachers([tmp_path], CPU)
 
 
 def test_pack_halves_the_weights_and_keeps_the_record(run: Path, tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from argan import Refocuser, bundle
-from argan.optics import REFERENCE_F_NUMBER
-from argan_train import augment, checkpoint, distributed, losses, metrics
+from argan.errors import InputError
+from argan.optics import REFERENCE_F_NUMBER, Aperture
+from argan_train import augment, checkpoint, distributed, losses, metrics, render
 from argan_train.ar_gan import load_generator, photograph, pupil_points
 from argan_train.config import ArGanConfig, ArGanDrConfig, build
 from argan_train.loop import seeded, update_average
@@ -24,13 +25,14 @@ from argan_train.pictures import disparity_rows, image_rows
 # farthest background, 1 the focal plane, where the subject lies, and all that is nearer.
 TYPICAL_RANGE = (0.0, 1.0)  # background, subject
 SUBJECT_THRESHOLD = 0.5
-ZOOM = (1.0, 1.5)  # of the crops; more leaves too little background to learn from
 SNAP_SMOOTH = 0.01  # variance of sRGB values
+RENDERED_VIEWS = 8
 MULTIPLE = 32  # of the sides of the network's picture
 
 
 class ArGanDr:
-    """teachers: generators on `device` with their settings."""
+    """teachers: generators on `device` with their settings. photos: uint8 [M, 3, size, size], real
+    and unlabelled, or none."""
 
     name = "ar-gan-dr"
 
@@ -39,11 +41,13 @@ class ArGanDr:
         config: ArGanDrConfig,
         teachers: Sequence[tuple[Generator, ArGanConfig]],
         device: torch.device,
+        photos: Tensor | None = None,
     ) -> None:
         distributed.check_batch(config.batch)
         self.config, self.teachers, self.device = config, list(teachers), device
+        self.photos = photos
         torch.manual_seed(config.seed)
-        self.network = DepthNet(config.width).to(device)
+        self.network = DepthNet(DepthNet.WIDTHS[config.network]).to(device)
         # Depthwise convolutions train half as fast again in this layout on the CPU.
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
@@ -77,9 +81,49 @@ class ArGanDr:
         image, disparity = augment.paste(
             image, disparity, SUBJECT_THRESHOLD, self.config.paste, rng
         )
-        image, disparity = augment.crop(image, disparity, self.config.size, ZOOM, rng)
+        image, disparity = augment.crop(
+            image, disparity, self.config.size, (1, self.config.zoom), rng
+        )
         image = augment.recolour_apart(image, disparity, SUBJECT_THRESHOLD, rng)
-        return augment.grain(image, rng), disparity
+        return self.taken_badly(image, rng), disparity
+
+    def taken_badly(self, image: Tensor, rng: torch.Generator) -> Tensor:
+        """What cameras and files do to a picture and depth does not care about."""
+        image = augment.defocus(image, self.config.blur, rng)
+        return augment.compress(augment.grain(image, rng), self.config.jpeg, rng)
+
+    @torch.no_grad()
+    def real_lesson(self, photos: Tensor, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Real photos without labels, as the averaged network sees them (Tarvainen and Valpola
+        2017): what crop, mirror, colours and noise make of a photo has the disparity it had."""
+        pick = torch.randint(len(photos), (n,), generator=rng, device=self.device)
+        image = photos[pick.to(photos.device)].to(self.device).float() / 255
+        image, disparity = augment.crop(
+            image, self.ema(image), self.config.size, (1, self.config.zoom), rng
+        )
+        return self.taken_badly(augment.recolour(image, rng), rng), disparity
+
+    def level(self, predicted: Tensor, target: Tensor) -> Tensor:
+        """How far the disparities themselves are apart."""
+        if self.config.level == "ssi":
+            return losses.scale_and_shift_invariant(predicted, target)
+        if self.config.level == "l1":
+            return F.l1_loss(predicted, target)
+        # Cross-entropy, not L1: most pixels show the subject, and the median of a doubt is "near".
+        return F.binary_cross_entropy(predicted, target)
+
+    def rendered(
+        self, image: Tensor, predicted: Tensor, target: Tensor, config: ArGanConfig
+    ) -> Tensor:
+        """How far the photographs are apart that a teacher's lens takes with either disparity."""
+        limit = config.max_blur * self.config.size
+        points, weights = render.pupil(Aperture("disc", RENDERED_VIEWS), self.device)
+
+        def taken(disparity: Tensor) -> Tensor:
+            blur = render.view_disparity((disparity - 1) * limit, points)
+            return render.photograph(image, blur, points, weights)
+
+        return F.l1_loss(taken(predicted), taken(target))
 
     def step(self, step: int) -> dict[str, Tensor]:
         config = self.config
@@ -94,17 +138,31 @@ class ArGanDr:
                 * (0.5 + 0.5 * float(np.cos(np.pi * step / config.steps)))
             )
         predicted = self.network(image.contiguous(memory_format=torch.channels_last))
-        # Cross-entropy, not L1: most pixels show the subject, and the median of a doubt is "near".
-        level = F.binary_cross_entropy(predicted, target)
-        outline = losses.gradient_loss(predicted, target)
+        logged = {
+            "level": self.level(predicted, target),
+            "gradient": losses.gradient_loss(predicted, target),
+        }
+        loss = logged["level"] + config.gradient_weight * logged["gradient"]
+        if config.smoothness_weight:
+            logged["smoothness"] = losses.edge_aware_smoothness(predicted, image)
+            loss = loss + config.smoothness_weight * logged["smoothness"]
+        if config.render_weight:
+            _, teacher = self.teachers[step % len(self.teachers)]
+            logged["rendered"] = self.rendered(image, predicted, target, teacher)
+            loss = loss + config.render_weight * logged["rendered"]
+        if self.photos is not None and config.consistency_weight:
+            image, target = self.real_lesson(self.photos, len(image), rng)
+            predicted = self.network(image.contiguous(memory_format=torch.channels_last))
+            logged["consistency"] = self.level(predicted, target)
+            loss = loss + config.consistency_weight * logged["consistency"]
         self.optimizer.zero_grad()
-        (level + config.gradient_weight * outline).backward()
+        loss.backward()
         distributed.average_gradients(self.network.parameters())
         self.optimizer.step()
         update_average(
             self.ema, self.network, step, config.batch, config.ema_half_life, config.warmup
         )
-        return {"level": level.detach(), "gradient": outline.detach()}
+        return {name: value.detach() for name, value in logged.items()}
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
@@ -144,13 +202,17 @@ def fill_holes(disparity: Tensor) -> Tensor:
 def load_teachers(
     runs: Sequence[Path], device: torch.device
 ) -> list[tuple[Generator, ArGanConfig]]:
-    return [load_generator(run, device) for run in runs]
+    teachers = [load_generator(run, device) for run in runs]
+    for run, (_, config) in zip(runs, teachers, strict=True):
+        if config.mixture == "plain":
+            raise InputError(f"{run} is a plain GAN and knows no disparity: give an AR-GAN's run")
+    return teachers
 
 
 def load_depth_net(run: Path) -> tuple[DepthNet, ArGanDrConfig]:
     """The averaged depth network of a run."""
     config = build(ArGanDrConfig, checkpoint.read_json(run / "config.json")["settings"])
-    network = DepthNet(config.width)
+    network = DepthNet(DepthNet.WIDTHS[config.network])
     network.load_state_dict(checkpoint.load_floats(run / "ema.safetensors"))
     return network.eval().requires_grad_(False), config
 

@@ -180,3 +180,45 @@ def grain(image: Tensor, rng: torch.Generator) -> Tensor:
     """Sensor noise of up to 4 %, so that the generator's own texture is no clue."""
     noise = torch.randn(image.shape, generator=rng, device=image.device)
     return (image + noise * uniform(rng, len(image), 0, 0.04)).clamp(0, 1)
+
+
+def defocus(image: Tensor, share: float, rng: torch.Generator) -> Tensor:
+    """Some of the images blurred as a whole, by a Gaussian of up to 2 px: sharpness by itself is
+    not nearness."""
+    n, reach = len(image), 5
+    sigma = uniform(rng, n, 0.3, 2.0).view(n, 1)
+    offsets = torch.arange(-reach, reach + 1, device=image.device)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(3, dim=0)
+    rows = image.reshape(1, n * 3, *image.shape[2:])
+    rows = F.pad(rows, [reach] * 4, mode="replicate")
+    rows = F.conv2d(rows, kernel[:, None, None, :], groups=n * 3)
+    blurred = F.conv2d(rows, kernel[:, None, :, None], groups=n * 3).reshape(image.shape)
+    return torch.where(chance(rng, n, share), blurred, image)
+
+
+# Annex K of ITU-T T.81, the luminance table, which stands for all three channels here.
+_JPEG_TABLE = (
+    (16, 11, 10, 16, 24, 40, 51, 61), (12, 12, 14, 19, 26, 58, 60, 55),
+    (14, 13, 16, 24, 40, 57, 69, 56), (14, 17, 22, 29, 51, 87, 80, 62),
+    (18, 22, 37, 56, 68, 109, 103, 77), (24, 35, 55, 64, 81, 104, 113, 92),
+    (49, 64, 78, 87, 103, 121, 120, 101), (72, 92, 95, 98, 112, 100, 103, 99),
+)  # fmt: skip
+
+
+def compress(image: Tensor, share: float, rng: torch.Generator) -> Tensor:
+    """Some of the images as a JPEG of quality 30 to 95 leaves them: 8 x 8 cosine blocks, rounded to
+    the standard's steps. H and W are multiples of 8."""
+    n, channels, height, width = image.shape
+    k = torch.arange(8, device=image.device)
+    cosine = torch.cos((2 * k[None] + 1) * k[:, None] * (torch.pi / 16)) / 2
+    cosine[0] /= 2**0.5
+    quality = uniform(rng, n, 30, 95)[..., None, None]
+    scale = torch.where(quality < 50, 50 / quality, 2 - quality / 50)
+    table = torch.tensor(_JPEG_TABLE, device=image.device, dtype=image.dtype)[:, None]  # u, 1, v
+    steps = (table * scale).round().clamp(min=1) / 255  # [n, 1, 1, 8, 1, 8]
+    blocks = image.reshape(n, channels, height // 8, 8, width // 8, 8) - 128 / 255
+    spectrum = torch.einsum("ui,ncyixj,vj->ncyuxv", cosine, blocks, cosine)
+    spectrum = (spectrum / steps).round() * steps
+    out = torch.einsum("ui,ncyuxv,vj->ncyixj", cosine, spectrum, cosine) + 128 / 255
+    return torch.where(chance(rng, n, share), out.reshape(image.shape).clamp(0, 1), image)

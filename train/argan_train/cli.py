@@ -22,7 +22,8 @@ from argan.errors import Error
 from argan_train import checkpoint, data, distributed, loop
 from argan_train.ar_gan import ArGan
 from argan_train.ar_gan_dr import ArGanDr, load_teachers
-from argan_train.config import ArGanConfig, ArGanDrConfig, Config, load_preset
+from argan_train.config import ArGanConfig, ArGanDrConfig, Config, CycleGanConfig, load_preset
+from argan_train.cycle_gan import CycleGan
 from argan_train.toy import ToyWorld
 
 EXAMPLES = """examples:
@@ -30,6 +31,7 @@ EXAMPLES = """examples:
   argan train ar-gan --preset toy32 --data toy --out runs/toy --steps 3000
   argan train ar-gan --preset flowers64 --data flowers128.zip --out runs/flowers --resume
   argan train ar-gan-dr --teacher runs/flowers --out runs/flowers-dr
+  argan train cycle-gan --deep split/deep --shallow split/shallow --out runs/cycle
   torchrun --nproc-per-node 4 -m argan_train train ar-gan --preset flowers128 \
     --data flowers128.zip --out runs/flowers
 """
@@ -54,14 +56,17 @@ def chosen(arguments: argparse.Namespace, kind: type[Config]) -> dict[str, Any]:
     return {f.name: v for f in fields(kind) if (v := getattr(arguments, f.name)) is not None}
 
 
-def load_training_photos(source: str, config: ArGanConfig) -> tuple[torch.Tensor, dict[str, Any]]:
-    """-> uint8 [M, 3, S, S] and the record of what they are; "toy" draws the toy world."""
+def load_training_photos(
+    source: str, size: int, seed: int, blur_probability: float = 0.5
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    """-> uint8 [M, 3, S, S] and the record of what they are; "toy" draws the toy world, where
+    `blur_probability` is the share that a wide lens takes."""
     if source == "toy":
-        world = ToyWorld(config.size, seed=config.seed)
+        world = ToyWorld(size, seed, blur_probability)
         pictures = [world.batch(512).image for _ in range(32)]
         photos = torch.cat([(torch.from_numpy(p) * 255 + 0.5).to(torch.uint8) for p in pictures])
-        return photos, {"source": "toy", "photos": len(photos), "seed": config.seed}
-    loaded, report = data.load_photos(source, config.size)
+        return photos, {"source": "toy", "photos": len(photos), "seed": seed}
+    loaded, report = data.load_photos(source, size)
     print(report, file=sys.stderr)
     record = {
         "source": Path(source).name,
@@ -107,18 +112,31 @@ def train(argv: list[str]) -> int:
     student.add_argument(
         "--teacher", required=True, type=Path, nargs="+", help="AR-GAN run folders"
     )
+    student.add_argument(
+        "--photos", help="real photos, unlabelled, whose disparity is to follow crops and colours"
+    )
     add_settings(student, ArGanDrConfig)
-    for method in (gan, student):
+    cycle = methods.add_parser("cycle-gan", help="deep to shallow photos, without depth: a rival")
+    cycle.add_argument("--preset", default="cyclegan64", help="configs/NAME.toml or a .toml file")
+    for name in ("deep", "shallow"):
+        cycle.add_argument(
+            f"--{name}", required=True,
+            help=f'photos of {name} depth of field (argan data split-by-blur makes both); or "toy"',
+        )  # fmt: skip
+    add_settings(cycle, CycleGanConfig)
+    for method in (gan, student, cycle):
         method.add_argument("--out", required=True, type=Path, help="run folder")
-        method.add_argument("--resume", action="store_true", help="go on where --out stopped")
+        method.add_argument(
+            "--resume", action="store_true", help="go on where --out stopped, if it did"
+        )
         method.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
         method.add_argument("--threads", type=int, default=threads_here())
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     device = distributed.start(torch.device(arguments.device))
     try:
-        start = start_ar_gan if arguments.method == "ar-gan" else start_ar_gan_dr
-        learner, record = start(arguments, device)
+        start = {"ar-gan": start_ar_gan, "ar-gan-dr": start_ar_gan_dr, "cycle-gan": start_cycle_gan}
+        learner, record = start[arguments.method](arguments, device)
         loop.train(learner, arguments.out, record, device, arguments.resume)
     finally:
         distributed.stop()
@@ -134,7 +152,7 @@ def start_ar_gan(
     arguments: argparse.Namespace, device: torch.device
 ) -> tuple[loop.Method, dict[str, Any]]:
     config = load_preset(ArGanConfig, arguments.preset, chosen(arguments, ArGanConfig))
-    photos, record = load_training_photos(arguments.data, config)
+    photos, record = load_training_photos(arguments.data, config.size, config.seed)
     return ArGan(config, place(photos, device), device), record
 
 
@@ -158,7 +176,27 @@ def start_ar_gan_dr(
         }
         for run in arguments.teacher
     }
-    return ArGanDr(config, teachers, device), {"teachers": record}
+    photos, about_photos = None, {}
+    if arguments.photos:
+        photos, described = load_training_photos(arguments.photos, config.size, config.seed)
+        photos, about_photos = place(photos, device), {"photos": described}
+    return ArGanDr(config, teachers, device, photos), {"teachers": record} | about_photos
+
+
+def start_cycle_gan(
+    arguments: argparse.Namespace, device: torch.device
+) -> tuple[loop.Method, dict[str, Any]]:
+    config = load_preset(CycleGanConfig, arguments.preset, chosen(arguments, CycleGanConfig))
+    size, seed = config.size, config.seed
+    deep, about_deep = load_training_photos(arguments.deep, size, seed, blur_probability=0)
+    # Of another seed: no scene of the toy world is in both sets.
+    shallow, about_shallow = load_training_photos(
+        arguments.shallow, size, seed + 1, blur_probability=1
+    )
+    record = {"source": f"{about_deep['source']}, {about_shallow['source']}",
+              "deep": about_deep, "shallow": about_shallow}  # fmt: skip
+    method = CycleGan(config, place(deep, device), place(shallow, device), device)
+    return method, record
 
 
 sample = report_errors(argan_train.sample.main)

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from argan.errors import InputError
 
 PRESETS = Path(__file__).parent / "configs"
+
+
+def check_words(settings: Any) -> None:
+    """Each setting that is one of a few words is one of them."""
+    for name, kind in get_type_hints(type(settings)).items():
+        allowed, value = get_args(kind), getattr(settings, name)
+        if allowed and value not in allowed:
+            raise InputError(f"{name} {value!r}: use {' or '.join(allowed)}")
 
 
 @dataclass(frozen=True)
@@ -75,12 +83,7 @@ class ArGanConfig:
             raise InputError(
                 'expansion has one channel per view: it needs pupil = "grid" and occlusion'
             )
-        for field in fields(self):
-            allowed = get_args(get_type_hints(type(self))[field.name])
-            if allowed and getattr(self, field.name) not in allowed:
-                raise InputError(
-                    f"{field.name} {getattr(self, field.name)!r}: use {' or '.join(allowed)}"
-                )
+        check_words(self)
         for name in ("augment", "prior_steps", "blur_share"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
@@ -106,13 +109,22 @@ class ArGanDrConfig:
     steps: int = 4000
     batch: int = 24
     seed: int = 0
-    width: int = 16
+    network: Literal["nano", "small", "base"] = "nano"
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
-    gradient_weight: float = 0.5
+    # The lessons.
     fill_holes: bool = True  # in the teacher's disparity
     snap: float = 0.0  # radius, as a share of the width, within which it snaps to colour edges
     paste: float = 0.3  # share of samples whose subject is put before another sample's background
+    zoom: float = 1.5  # largest, of the crops; more leaves too little background to learn from
+    blur: float = 0.2  # share of pictures that are out of focus as a whole
+    jpeg: float = 0.3  # share of pictures that were compressed
+    # The losses.
+    level: Literal["bce", "l1", "ssi"] = "bce"
+    gradient_weight: float = 0.5
+    smoothness_weight: float = 0.0  # edge-aware
+    render_weight: float = 0.0  # of the photographs through the teacher's lens
+    consistency_weight: float = 0.5  # on real photos, where there are any
     ema_half_life: int = 4000  # images
     warmup: int = 200
     picture_every: int = 500
@@ -120,13 +132,40 @@ class ArGanDrConfig:
     log_every: int = 50
 
     def __post_init__(self) -> None:
+        check_words(self)
         if self.size < 32 or self.size % 32:
             raise InputError(f"size {self.size}: use a multiple of 32")
         if self.batch < 2:
             raise InputError(f"batch {self.batch}: use at least 2")
 
 
-Config = TypeVar("Config", ArGanConfig, ArGanDrConfig)
+@dataclass(frozen=True)
+class CycleGanConfig:
+    """CycleGAN (Zhu et al. 2017), deep to shallow; where it says nothing else, as published."""
+
+    size: int = 64  # px
+    steps: int = 20000
+    batch: int = 1
+    seed: int = 0
+    width: int = 64  # channels at full size
+    blocks: int = 6  # residual; published: 6 for 128 px, 9 from 256
+    learning_rate: float = 2e-4  # falls to zero over the second half of the run
+    cycle_weight: float = 10.0  # of the mean absolute difference, pictures spanning -1..1
+    identity_weight: float = 5.0
+    history: int = 50  # pictures kept for each discriminator
+    picture_every: int = 500
+    save_every: int = 500
+    log_every: int = 50
+
+    def __post_init__(self) -> None:
+        if self.size < 32 or self.size % 8:
+            raise InputError(f"size {self.size}: use a multiple of 8 from 32, such as 64")
+        for name in ("batch", "width", "blocks", "history"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} {getattr(self, name)}: use at least 1")
+
+
+Config = TypeVar("Config", ArGanConfig, ArGanDrConfig, CycleGanConfig)
 
 
 def load_preset(kind: type[Config], name: str, overrides: dict[str, Any]) -> Config:

@@ -12,7 +12,11 @@ of an AR-GAN compares its photographs with photos (`image_metrics`), beside what
 the same kind score, and says whether its disparity has collapsed; on the toy world a judge says how
 good it is. OUT/evaluation.png has samples as they come, none picked.
 
-Both print a table and write OUT/evaluation.json. For measuring only: none of this may choose, start
+    argan evaluate RUN --data SHALLOW --photos DEEP -o OUT
+
+of a CycleGAN compares its shallow versions of deep photos with shallow photos.
+
+All print a table and write OUT/evaluation.json. For measuring only: none of this may choose, start
 or teach a network that ships.
 """
 
@@ -43,6 +47,7 @@ from argan_train.evaluate_generator import (
     MOST_PHOTOGRAPHS,
     GeneratorEvaluation,
     evaluate_generator,
+    evaluate_translator,
 )
 from argan_train.metrics import baselines, depth_scores, subject_in_front
 from argan_train.toy import UNSEEN_SEED, ToyBatch, ToyWorld
@@ -71,6 +76,7 @@ EXAMPLES = """examples:
   argan evaluate runs/flowers --data photos.zip -o out --count 1000 --seed 1
   argan evaluate runs/flowers --data photos.zip -o out --inception inception-2015-12-05.pt
   argan evaluate runs/smoke/gan-0 --data toy -o out
+  argan evaluate runs/cycle --data split/shallow --photos split/deep -o out
 """
 
 
@@ -270,10 +276,13 @@ def main(argv: list[str]) -> int:
     images.add_argument("--inception", type=Path, metavar="FILE", help="StyleGAN2-ADA's"
                         " inception-2015-12-05.pt, for its features in place of"
                         " EfficientNet-Lite0's")  # fmt: skip
+    images.add_argument("--photos", metavar="DEEP", help="for a cycle-gan run: the deep photos to"
+                        ' translate, or "toy"')  # fmt: skip
     images.add_argument("--device", help="(default: cuda where there is one, else cpu)")
     arguments = parser.parse_args(argv)
-    generator = _is_generator(arguments.model)
-    for name in ("only",) if generator else ("count", "seed", "inception", "device"):
+    generator = _method(arguments.model) in ("ar-gan", "cycle-gan")
+    for_generators = ("count", "seed", "inception", "photos", "device")
+    for name in ("only",) if generator else for_generators:
         if getattr(arguments, name) is not None:
             kind = "depth networks" if generator else "generators"
             raise InputError(
@@ -295,15 +304,24 @@ def measure_depth(arguments: argparse.Namespace) -> Evaluation:
 def measure_generator(arguments: argparse.Namespace) -> GeneratorEvaluation:
     if arguments.data is None:
         raise InputError('no photos: pass --data, a folder or a zip of them, or "toy"')
+    translates = _method(arguments.model) == "cycle-gan"
+    if translates != (arguments.photos is not None):
+        raise InputError(
+            f"{arguments.model} translates photos: pass --photos, a folder or a zip of deep ones"
+            if translates else f"--photos is for cycle-gan runs, {arguments.model} is not one"
+        )  # fmt: skip
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     network = (
         image_metrics.inception(arguments.inception, device)
         if arguments.inception
         else image_metrics.efficientnet_lite0(device)
     )
-    return evaluate_generator(
-        Path(arguments.model), arguments.data, arguments.count, arguments.seed or 0, network, device
-    )
+    run, data, count, seed = (
+        Path(arguments.model), arguments.data, arguments.count, arguments.seed or 0,
+    )  # fmt: skip
+    if arguments.photos is None:
+        return evaluate_generator(run, data, count, seed, network, device)
+    return evaluate_translator(run, data, arguments.photos, count, seed, network, device)
 
 
 def write(folder: Path, figures: dict[str, Any], page: Image.Image) -> None:
@@ -350,9 +368,10 @@ def _kind(name: str) -> str:
     return "rooms" if name.startswith(("middlebury", "nyu", "icl")) else "other"
 
 
-def _is_generator(model: str) -> bool:
+def _method(model: str) -> str | None:
+    """Of a run folder; None for a bundle."""
     path = Path(model) / "config.json"
-    return path.is_file() and checkpoint.read_json(path)["method"] == "ar-gan"
+    return checkpoint.read_json(path)["method"] if path.is_file() else None
 
 
 def _badness(frame: Frame) -> tuple[float, float]:

@@ -142,12 +142,13 @@ def resume(method: Method, folder: Path) -> tuple[int, float]:
 
 
 def prepare(method: Method, folder: Path, resuming: bool) -> tuple[int, float]:
-    """The run folder of a new or of a resumed run -> (steps done, seconds spent)."""
-    if resuming:
-        return resume(method, folder)
-    if (folder / "state.safetensors").exists():
+    """The run folder of a new or of a resumed run -> (steps done, seconds spent). Where there is
+    nothing to resume, a run begins: one command serves, however often it is stopped."""
+    if not (folder / "state.safetensors").exists():
+        return 0, 0.0
+    if not resuming:
         raise InputError(f"{folder} already holds a run: give --resume, or another --out")
-    return 0, 0.0
+    return resume(method, folder)
 
 
 class Recorder:

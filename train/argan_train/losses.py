@@ -73,3 +73,25 @@ def gradient_loss(predicted: Tensor, target: Tensor, scales: int = 3) -> Tensor:
         total = total + (gap[..., 1:, :] - gap[..., :-1, :]).abs().mean()
         gap = F.avg_pool2d(gap, 2)
     return total / scales
+
+
+def scale_and_shift_invariant(predicted: Tensor, target: Tensor) -> Tensor:
+    """L1 after each map's median is brought to 0 and its mean absolute deviation to 1 (Ranftl et
+    al. 2020): disparities that differ in scale and shift alone cost nothing. Both [N, 1, H, W]."""
+
+    def normal(x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        from_median = x - x.median(dim=1, keepdim=True).values
+        return from_median / from_median.abs().mean(dim=1, keepdim=True).clamp(min=1e-3)
+
+    return (normal(predicted) - normal(target)).abs().mean()
+
+
+def edge_aware_smoothness(disparity: Tensor, image: Tensor) -> Tensor:
+    """mean |step of the disparity| exp(-10 |step of the image|) (Godard et al. 2017): a step costs
+    little where the image has one too. [N, 1, H, W], [N, 3, H, W]"""
+    total = disparity.new_zeros(())
+    for dim in (-1, -2):
+        colour = image.diff(dim=dim).abs().mean(dim=1, keepdim=True)
+        total = total + (disparity.diff(dim=dim).abs() * torch.exp(-10 * colour)).mean()
+    return total
