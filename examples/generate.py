@@ -15,8 +15,8 @@ from argan_train.sample import draw
 
 
 def main(run: str, out: str, count: int = 8, seed: int = 0) -> None:
-    generator, _ = load_generator(Path(run), torch.device("cpu"))
-    Image.fromarray(draw(generator, count, seed)["grid"]).save(out)
+    generator, config = load_generator(Path(run), torch.device("cpu"))
+    Image.fromarray(draw(generator, config, count, seed)["grid"]).save(out)
 
 
 if __name__ == "__main__":

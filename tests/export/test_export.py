@@ -29,7 +29,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     every = {"log_every": 4, "save_every": 4, "picture_every": 4, "steps": 4}
     photos = torch.randint(256, (8, 3, 16, 16), dtype=torch.uint8)
     gan = ArGanConfig(size=16, width=4, batch=4, depth_size=8, **every)
-    loop.train(ArGan(gan, photos), folder / "gan", {"source": "noise", "photos": 8}, CPU)
+    loop.train(ArGan(gan, photos, CPU), folder / "gan", {"source": "noise", "photos": 8}, CPU)
     student = ArGanDrConfig(size=32, batch=4, nominal=64, **every)
     record = {"teachers": {"gan": {
         "sha256": "0" * 64,

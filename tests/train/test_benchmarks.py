@@ -222,7 +222,7 @@ def test_a_case_is_measured_whole() -> None:
 
 PRESET = """size = 16\nwidth = 4\nbatch = 4\nlatent = 8\ndepth_size = 8\nviews = 3\nsteps = 4
 r1_every = 4\nlog_every = 2\npicture_every = 4\nsave_every = 2\n"""
-STUDENT = "size = 32\nnominal = 32\nsteps = 2\nbatch = 2\nwidth = 4\npicture_every = 2\n"
+STUDENT = "size = 32\nnominal = 32\nsteps = 2\nbatch = 2\npicture_every = 2\n"
 
 
 class Inline:
