@@ -20,6 +20,7 @@ from argan_train.ar_gan import make_generator
 from argan_train.config import ArGanConfig
 from argan_train.evaluate import Scene
 from argan_train.image_metrics import FeatureNetwork
+from argan_train.metrics import baselines
 
 DATA = Path(os.environ.get("ARGAN_DATA", Path(__file__).parents[2] / "../shared/data"))
 
@@ -51,7 +52,7 @@ def test_the_truth_scores_zero_and_each_planted_error_is_seen():
         return evaluate.evaluate(predict, [scene()]).means()["oracle other"]["model"]
 
     assert model(red) == pytest.approx(
-        {"rel_rmse": 0, "spearman": 1, "abs_rel": 0, "delta1": 1, "side": 0}, abs=1e-6
+        {"rel_rmse": 0, "spearman": 1, "abs_rel": 0, "delta1": 1, "side": 0, "crop": 1}, abs=1e-6
     )
     assert model(lambda image: -red(image))["spearman"] == pytest.approx(-1), "sign"
     assert model(lambda image: -red(image))["rel_rmse"] == pytest.approx(1)
@@ -62,8 +63,22 @@ def test_the_truth_scores_zero_and_each_planted_error_is_seen():
         model(lambda image: red(image).T)
 
 
+def test_a_map_that_only_knows_the_frame_does_not_go_along_with_a_crop():
+    def radial(image):
+        return baselines(*image.shape[:2])["radial"]
+
+    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    for corner in range(4):
+        right, wrong = (
+            evaluate.crop_agreement(predict, image, predict(image), corner)
+            for predict in (red, radial)
+        )
+        assert right == pytest.approx(1) and wrong < 0.6
+
+
 def test_frames_of_a_sequence_count_as_one_scene():
-    answers = iter([1, 1, 0])  # right on both frames of a, nothing on b
+    # Right on both frames of a, nothing on b; each photo is asked about whole, then cropped.
+    answers = iter([1, 1, 1, 1, 0, 0])
 
     def predict(image):
         return next(answers) * red(image)

@@ -49,7 +49,7 @@ from argan_train.evaluate_generator import (
     evaluate_generator,
     evaluate_translator,
 )
-from argan_train.metrics import baselines, depth_scores, subject_in_front
+from argan_train.metrics import baselines, depth_scores, spearman, subject_in_front
 from argan_train.toy import UNSEEN_SEED, ToyBatch, ToyWorld
 
 Photo = NDArray[np.uint8]  # [H, W, 3] sRGB
@@ -66,7 +66,9 @@ HEADINGS = {
     "delta1": "delta1",
     "side": "SIDE",
     "in_front": "in front",
+    "crop": "crop",
 }
+CROP = 0.7  # of either side, in one of the corners in turn
 TILE = (128, 96)  # px of a picture on the page
 
 EXAMPLES = """examples:
@@ -165,10 +167,21 @@ class Evaluation:
         return page
 
 
+def crop_agreement(predict: Predict, image: Photo, whole: Disparity, corner: int) -> float:
+    """Rank correlation of a crop's disparity with that part of the whole photo's: does the map go
+    along when the subject leaves the centre? 1 = exactly; one that knows only the centre does not.
+    """
+    height, width = (round(CROP * side) for side in image.shape[:2])
+    rows = slice(-height, None) if corner & 1 else slice(height)
+    columns = slice(-width, None) if corner & 2 else slice(width)
+    cropped = predict(np.ascontiguousarray(image[rows, columns]))
+    return spearman(cropped.ravel(), whole[rows, columns].ravel())
+
+
 def evaluate(predict: Predict, scenes: Iterable[Scene]) -> Evaluation:
     """predict(uint8 [H, W, 3]) -> disparity [H, W], any scale and shift, larger = nearer."""
     frames = []
-    for scene in tqdm(scenes, "evaluate", unit="photo", disable=None):
+    for corner, scene in enumerate(tqdm(scenes, "evaluate", unit="photo", disable=None)):
         height, width = scene.image.shape[:2]
         predicted = predict(scene.image)
         maps = {"model": predicted} | baselines(height, width)
@@ -176,6 +189,7 @@ def evaluate(predict: Predict, scenes: Iterable[Scene]) -> Evaluation:
             name: depth_scores(map_, scene.disparity, scene.valid, scene.ratios)
             for name, map_ in maps.items()
         }
+        scores["model"]["crop"] = crop_agreement(predict, scene.image, predicted, corner)
         if scene.group == PEOPLE:
             for name, map_ in maps.items():
                 scores[name]["in_front"] = subject_in_front(map_, scene.disparity > 0.5)
