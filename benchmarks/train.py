@@ -40,6 +40,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -76,12 +77,18 @@ class Reference(ArGan):
         super().__init__(config, photos, device)
         for network in (self.generator, self.discriminator, self.ema):
             network.to(memory_format=torch.contiguous_format)
+        for block in self.generator.blocks:
+            block.doubled = partial(self.doubled, block.conv2)
         self.g_opt = torch.optim.Adam(
             self.generator.parameters(), config.learning_rate, (0.0, 0.99)
         )
         self.d_opt = torch.optim.Adam(
             self.discriminator.parameters(), config.discriminator_learning_rate, (0.0, 0.99)
         )
+
+    @staticmethod
+    def doubled(conv: torch.nn.Conv2d, h: Tensor) -> Tensor:
+        return conv(F.interpolate(h, scale_factor=2.0, mode="nearest"))
 
     def learn(self, drawn: dict[str, Tensor], regularise: bool) -> dict[str, Tensor]:
         real = drawn["real"].float() / 255

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from argan_train import losses
 from argan_train.networks import (
@@ -10,6 +11,7 @@ from argan_train.networks import (
     Discriminator,
     Generator,
     batch_deviation,
+    doubled_conv,
     stage_channels,
 )
 
@@ -63,3 +65,14 @@ def test_channels_double_down_to_four_times_the_width() -> None:
     assert stage_channels(64, 8) == {4: 32, 8: 32, 16: 32, 32: 16, 64: 8}
     with pytest.raises(ValueError, match="power of two"):
         stage_channels(48, 8)
+
+
+def test_the_doubled_convolution_is_enlarging_then_convolving() -> None:
+    conv, x = torch.nn.Conv2d(3, 5, 3, padding=1).double(), torch.randn(2, 3, 4, 6).double()
+    plain = conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+    torch.testing.assert_close(doubled_conv(x, conv), plain)
+    gradients = [
+        torch.autograd.grad(out.square().sum(), list(conv.parameters()))
+        for out in (doubled_conv(x, conv), plain)
+    ]
+    torch.testing.assert_close(*gradients)

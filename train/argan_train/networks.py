@@ -38,6 +38,15 @@ class LatentNorm(nn.Module):
         return self.norm(x) * (1 + scale) + shift
 
 
+def doubled_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """conv(x enlarged twice, nearest) for a 3 x 3 convolution, in 4/9 of the work: equal pixels meet
+    sums of the kernel's weights, which makes it a transposed convolution of 4 x 4."""
+    wide = F.pad(conv.weight, (1, 1, 1, 1))
+    kernel = wide[..., 1:, 1:] + wide[..., :-1, 1:] + wide[..., 1:, :-1] + wide[..., :-1, :-1]
+    kernel = kernel.flip(2, 3).transpose(0, 1)
+    return F.conv_transpose2d(x, kernel, conv.bias, stride=2, padding=1)
+
+
 class UpBlock(nn.Module):
     """Residual block that doubles the resolution between its two convolutions."""
 
@@ -49,9 +58,12 @@ class UpBlock(nn.Module):
         self.skip = nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        h = F.interpolate(self.conv1(F.relu(self.norm1(x, z))), scale_factor=2.0, mode="nearest")
-        h = self.conv2(F.relu(self.norm2(h, z)))
+        h = self.conv1(F.relu(self.norm1(x, z)))
+        h = self.doubled(F.relu(self.norm2(h, z)))  # a norm's statistics survive the enlargement
         return h + F.interpolate(self.skip(x), scale_factor=2.0, mode="nearest")
+
+    def doubled(self, h: Tensor) -> Tensor:
+        return doubled_conv(h, self.conv2)
 
 
 class Generator(nn.Module):
