@@ -39,7 +39,7 @@ class LatentNorm(nn.Module):
 
 
 def doubled_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """conv(x enlarged twice, nearest) for a 3 x 3 convolution, in 4/9 of the work: equal pixels meet
+    """conv(x enlarged twice, nearest), 3 x 3, in 4/9 of the work: equal pixels meet
     sums of the kernel's weights, which makes it a transposed convolution of 4 x 4."""
     wide = F.pad(conv.weight, (1, 1, 1, 1))
     kernel = wide[..., 1:, 1:] + wide[..., :-1, 1:] + wide[..., 1:, :-1] + wide[..., :-1, :-1]
