@@ -309,10 +309,11 @@ def main(argv: list[str]) -> int:
 
 
 def measure_depth(arguments: argparse.Namespace) -> Evaluation:
+    model = open_model(arguments.model)
     scenes = open_sets(
         arguments.only or ["toy", *SETS], arguments.data or os.environ.get("ARGAN_DATA")
     )
-    return evaluate(open_model(arguments.model).depth, scenes)
+    return evaluate(model.depth, scenes)
 
 
 def measure_generator(arguments: argparse.Namespace) -> GeneratorEvaluation:
