@@ -67,6 +67,12 @@ def test_a_map_that_only_knows_the_frame_does_not_go_along_with_a_crop():
     def radial(image):
         return baselines(*image.shape[:2])["radial"]
 
+    shown = []
+
+    def looking(image):
+        shown.append(image)
+        return red(image)
+
     image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
     for corner in range(4):
         right, wrong = (
@@ -74,6 +80,9 @@ def test_a_map_that_only_knows_the_frame_does_not_go_along_with_a_crop():
             for predict in (red, radial)
         )
         assert right == pytest.approx(1) and wrong < 0.6
+        evaluate.crop_agreement(looking, image, red(image), corner)
+    for crop, rows, columns in zip(shown, (0, 18, 0, 18), (0, 0, 24, 24), strict=True):
+        assert (crop == image[rows : rows + 42, columns : columns + 56]).all()
 
 
 def test_frames_of_a_sequence_count_as_one_scene():

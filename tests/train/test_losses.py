@@ -44,7 +44,8 @@ def test_gradient_loss_ignores_a_shift_and_sees_a_moved_outline() -> None:
 def test_scale_and_shift_cost_nothing_but_shape_does() -> None:
     target = torch.rand(2, 1, 8, 8)
     loss = losses.scale_and_shift_invariant
-    assert float(loss(0.3 * target + 0.5, target)) < 1e-5
+    each = torch.tensor([0.3, 3.0]).view(2, 1, 1, 1)  # a scale and a shift of its own
+    assert float(loss(each * target + each, target)) < 1e-5
     assert float(loss(-target, target)) > 1
     # By hand: medians 0, mean deviations 2/3 and 1.
     a, b = torch.tensor([-1.0, 0, 1]).view(1, 1, 1, 3), torch.tensor([-1.0, 0, 2]).view(1, 1, 1, 3)

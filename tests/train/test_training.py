@@ -79,6 +79,8 @@ def test_resuming_equals_not_stopping(run: Path, tmp_path: Path) -> None:
     method = ArGan(stopped, PHOTOS, CPU)
     method.prior_weight = ArGan(TINY, PHOTOS, CPU).prior_weight  # type: ignore[method-assign]
     loop.train(method, tmp_path, {}, CPU)
+    with (tmp_path / "log.jsonl").open("a") as log:  # logged after the checkpoint, before a kill
+        log.write('{"step": 6}\n{"step": 7, "d_ma')
     assert same(checkpoint.load_tensors(run / "state.safetensors"), trained(tmp_path, TINY, True))
     logged = [
         json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()
@@ -154,7 +156,13 @@ def test_a_damaged_checkpoint_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "mixture, sharp",
-    [("bernoulli", [1, 1, 0, 0]), ("none", [0] * 4), ("uniform", [0] * 4), ("plain", [1] * 4)],
+    [
+        ("bernoulli", [1, 1, 0, 0]),
+        ("mixed", [1, 1, 0, 0]),
+        ("none", [0] * 4),
+        ("uniform", [0] * 4),
+        ("plain", [1] * 4),
+    ],  # fmt: skip
 )
 def test_the_mixture_decides_which_of_a_batch_are_photographed_sharp(
     mixture: str, sharp: list[int]
