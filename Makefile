@@ -43,7 +43,7 @@ bench: .venv/done
 	$(BIN)/python benchmarks/render.py
 	$(BIN)/python benchmarks/train.py --json out/train.json
 
-# AR-GAN and AR-GAN-DR on the toy world: does it learn depth? 15 minutes on two cores.
+# AR-GAN and AR-GAN-DR on the toy world: does it learn depth? About 15 minutes on two cores (not timed yet).
 train-smoke: .venv/done
 	$(BIN)/python benchmarks/train_smoke.py
 

@@ -1,4 +1,4 @@
-"""Does AR-GAN learn depth? On the toy world the answer is exact, and takes 15 minutes on two cores.
+"""Does AR-GAN learn depth? On the toy world the answer is exact, and takes minutes.
 
     python benchmarks/train_smoke.py [--steps N] [--student-steps N] [--seed S] [--out runs/smoke]
 

@@ -16,7 +16,7 @@ import tarfile
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -147,10 +147,8 @@ def prepare(
         raise InputError(f"{out}: photos hardly shrink in gzip; name a .tar")
     replaced = check_free(out, overwrite)
     check_place(Path(source), out, replaced)
-    work = out.with_name(f".{out.name}.{secrets.token_hex(8)}.part")
     report = Report(Path(source).name, settings)
-    try:
-        work.mkdir(parents=True)
+    with temporary_sibling(out) as work:
         with ExitStack() as stack:
             photos = select(open_photos(source, stack), Path(source), report)
             if out.suffix.lower() == ".zip":
@@ -160,6 +158,15 @@ def prepare(
             else:
                 write_folder(work / out.name, photos, report)
         return report, place(work, out, replaced)
+
+
+@contextmanager
+def temporary_sibling(out: Path) -> Iterator[Path]:
+    """A new folder beside `out`, gone afterwards; a full disk and the like become InputErrors."""
+    work = out.with_name(f".{out.name}.{secrets.token_hex(8)}.part")
+    try:
+        work.mkdir(parents=True)
+        yield work
     except OSError as error:
         if isinstance(error, argan.Error):
             raise

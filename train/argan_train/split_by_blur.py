@@ -10,8 +10,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import secrets
-import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,7 +21,15 @@ from PIL import Image, ImageDraw
 import argan
 from argan.errors import InputError
 from argan_train.data import Source, decode_square, each_photo, examples, open_photos, why
-from argan_train.prepare import REPORT, check_free, check_place, leads_out, new_name, place
+from argan_train.prepare import (
+    REPORT,
+    check_free,
+    check_place,
+    leads_out,
+    new_name,
+    place,
+    temporary_sibling,
+)
 
 TILES = 8  # along a side; the 28 at the border are looked at
 LEAST_CONTRAST = 2.0  # of 255 from pixel to pixel, RMS: below, a tile shows noise alone
@@ -146,9 +152,7 @@ def split(
         raise InputError(f"{out}: two sets go into a folder; name one")
     replaced = check_free(out, overwrite)
     check_place(Path(source), out, replaced)
-    work = out.with_name(f".{out.name}.{secrets.token_hex(8)}.part")
-    try:
-        work.mkdir(parents=True)
+    with temporary_sibling(out) as work:
         with ExitStack() as stack:
             photos = open_photos(source, stack)
             report = measure(photos, Path(source), size, share)
@@ -159,12 +163,6 @@ def split(
             (folder / REPORT).write_bytes(report.to_json())
         place(work, out, replaced)
         return report
-    except OSError as error:
-        if isinstance(error, argan.Error):
-            raise
-        raise InputError(f"{error.filename or out}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def measure(photos: Source, path: Path, size: int, share: float) -> SplitReport:
