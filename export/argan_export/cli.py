@@ -8,6 +8,7 @@ import json
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,13 +66,16 @@ def export(run: Path, output: Path, evaluation: Path | None, licence: Path | Non
         "CARD.md": card(output.stem, graph, parity, scores).encode(),
         "LICENSE-WEIGHTS": licence.read_bytes() if licence else NO_LICENCE.encode(),
     }
-    variant = {"onnx": "model.fp32.onnx", "parity": parity}
+    variant: dict[str, Any] = {
+        "graph": "disparity", "format": "onnx", "precision": "fp32", "file": "model.fp32.onnx",
+        "layout": "NCHW", "dtype": "float32", "sizes": None, "parity": parity,
+    }  # fmt: skip
     if scores:
         variant["accuracy"] = {
             group: {metric: round(value, 4) for metric, value in row["model"].items()}
             for group, row in scores["means"].items()
         }
-    bundle.write(output, manifest(output.stem, graph, {"fp32": variant}), files)
+    bundle.write(output, manifest(output.stem, graph, {"onnx-fp32": variant}), files)
     size = sum(map(len, files.values())) / 1e6
     return f"{output}: {size:.1f} MB, ONNX against PyTorch {parity['psnr_db']} dB"
 
@@ -99,6 +103,7 @@ def manifest(name: str, graph: DepthGraph, variants: dict[str, object]) -> dict[
             "meaning": "affine inverse depth, larger = nearer", "range": list(graph.range),
         }],
         "optics": {"f_number": REFERENCE_F_NUMBER},
+        "refocus": None,
         "calibration": None,
         "source": {"checkpoint": graph.checkpoint, "run": graph.run},
         "tools": {name: version(name) for name in ("torch", "onnx", "onnxscript", "onnxslim")},

@@ -5,15 +5,15 @@ It holds `bundle.json` (UTF-8) and the files that `bundle.json` lists, no others
 relative, with forward slashes; every part is of letters, digits, "_", "-" and, not first, ".".
 Fields of `bundle.json`, all of them required; a reader ignores fields it doesn't know:
 
-schema       1. A reader refuses any other number
+schema       2. A reader refuses any other number
 name         what the model is called
 task         "disparity"
 argan        version of the writer
-inputs       [one object:]
+inputs       [one object:] what a graph takes, in words that hold for every variant
     name         of the graph's input: "image"
     shape        [1, 3, "H", "W"]; a side is a number where the graph has it fixed
     dtype        "float32"
-    layout       "NCHW"
+    layout       "NCHW"; a variant may have another, see there
     range        [0, 1]
     colour       "sRGB", as stored: the graph normalises by itself
     multiple_of  H and W are multiples of this
@@ -26,12 +26,27 @@ outputs      [one object:]
     range        [lo, hi], typical for a photo. The runtime maps lo to 0 and hi to 1 and does not
                  clip, so that one unit of disparity is the depth of a typical scene
 optics       defaults: {"f_number": 1.8}
+refocus      null, or what the whole chain in one graph takes and gives besides the image:
+    max_blur     px of radius per px of width that it can blur to; beyond, it stays there
 calibration  null: the depth is not metric
 source       {"checkpoint": sha256, "run": name} of what was exported
 tools        {"torch": "2.13.0", ...}, versions
 licence      {"weights": text, "data": text}
-variants     {"fp32": {"onnx": file name, ...measured parity and accuracy}}; fp32, fp16 or int8
+variants     {name: object}, the same function in other formats and precisions:
+    graph        "disparity": image -> disparity
+                 "refocus": image, focus [1] (a disparity), blur [1] (px of radius per unit of it)
+                 -> bokeh (as the image), disparity, where lo is 0 and hi is 1
+    format       "onnx", "tflite" or "coreml"
+    precision    "fp32", "fp16", "int8" (weights and activations; coreml: weights), "int8-io" (the
+                 same, with whole numbers going in and out), "int8-weights" or "palette6"
+    file         the model; of coreml the folder NAME.mlpackage
+    layout       "NCHW" or "NHWC", of the image and of the answers
+    dtype        of the image: "float32", or "uint8" in 0..255
+    sizes        null: any multiple of multiple_of; or [[H, W], ...]
+    parity       {"psnr_db", "max_abs"} against PyTorch, and whatever else was measured
 files        {file name: {"sha256": 64 hex digits, "bytes": size}}
+
+A file "quantization.json", where there is one, says how the int8 variants were found.
 
 Everything is checked before anything is run. `write` gives the same bytes for the same content.
 """
@@ -54,13 +69,16 @@ from argan import __version__
 from argan.errors import BundleError, MissingFileError
 from argan.files import write_atomic
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "bundle.json"
 MAX_BYTES = 1 << 29  # of everything together: 512 MiB
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_FILES = 1000
 MAX_SIDE = 8192  # of a declared tensor
-VARIANTS = ("fp32", "fp16", "int8")  # most exact first
+GRAPHS = ("disparity", "refocus")
+FORMATS = {"onnx": ".onnx", "tflite": ".tflite", "coreml": ".mlpackage"}
+# Most exact first.
+PRECISIONS = ("fp32", "fp16", "int8-weights", "int8", "int8-io", "palette6")
 PART = r"[A-Za-z0-9_-][A-Za-z0-9_.-]*"
 NAME = re.compile(rf"{PART}(/{PART})*")
 
@@ -86,6 +104,20 @@ class Disparity:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """One model file: the bundle's function in a format and a precision."""
+
+    name: str
+    graph: str  # one of GRAPHS
+    format: str  # one of FORMATS
+    precision: str  # one of PRECISIONS
+    file: str  # of coreml a folder
+    layout: str  # "NCHW" or "NHWC"
+    dtype: str  # of the image: "float32" or "uint8"
+    sizes: tuple[tuple[int, int], ...] | None  # (H, W); None: any
+
+
+@dataclass(frozen=True)
 class Bundle:
     """A bundle that passed every check, in memory."""
 
@@ -94,14 +126,32 @@ class Bundle:
     image: Image
     disparity: Disparity
     f_number: float
+    variants: tuple[Variant, ...] = ()  # most exact first; none for a network in memory
 
-    def model(self, kind: str = "onnx") -> bytes:
-        """The most exact variant of that kind ("onnx", "tflite")."""
-        for variant in VARIANTS:
-            name = self.manifest["variants"].get(variant, {}).get(kind)
-            if name is not None:
-                return self.files[name]
-        raise BundleError(f"bundle {self.manifest['name']} has no {kind} model; export one")
+    def find(self, format: str, precision: str | None = None, graph: str = "disparity") -> Variant:
+        """The variant of that format and precision; None: the most exact. BundleError if none."""
+        of_format = [v for v in self.variants if (v.format, v.graph) == (format, graph)]
+        for variant in of_format:
+            if precision in (None, variant.precision):
+                return variant
+        wanted = f"{format} {precision or 'model'}"
+        there = ", ".join(v.precision for v in of_format) or "no other precision"
+        raise BundleError(
+            f"bundle {self.manifest['name']} has no {wanted} of the {graph} graph ({there});"
+            " export one"
+        )
+
+    def model(self, variant: Variant) -> bytes:
+        """The file of a variant in one file."""
+        return self.files[variant.file]
+
+    def package(self, variant: Variant) -> dict[str, bytes]:
+        """The files of a variant that is a folder: {name within it: content}."""
+        return {
+            name.removeprefix(f"{variant.file}/"): data
+            for name, data in self.files.items()
+            if name.startswith(f"{variant.file}/")
+        }
 
 
 def write(
@@ -227,13 +277,21 @@ def _parse(files: dict[str, bytes]) -> Bundle:
     if manifest["task"] != "disparity":
         _fail(f"is for the task {manifest['task']!r}, not disparity")
     if manifest.get("calibration", "absent") is not None:
-        _fail("has a calibration, which schema 1 doesn't know")
-    _check_variants(manifest["variants"], files)
+        _fail(f"has a calibration, which schema {SCHEMA} doesn't know")
     image, disparity = _only(manifest, "inputs"), _only(manifest, "outputs")
     f_number = _number(manifest["optics"].get("f_number"), "f_number")
     if f_number <= 0:
         _fail(f"has f_number {f_number:g}, not a positive one")
-    return Bundle(manifest, files, _image(image), _disparity(disparity), f_number)
+    port = _image(image)
+    variants = _variants(manifest["variants"], files, port.multiple_of)
+    refocus = manifest.get("refocus", "absent")
+    if refocus is not None and not isinstance(refocus, dict):
+        _fail("has no object or null 'refocus'")
+    if any(v.graph == "refocus" for v in variants) != (refocus is not None):
+        _fail("says otherwise of the refocus graph than its variants")
+    if refocus is not None and not 0 < _number(refocus.get("max_blur"), "max_blur") <= 1:
+        _fail(f"has max_blur {refocus['max_blur']!r}, not a share of the width")
+    return Bundle(manifest, files, port, _disparity(disparity), f_number, variants)
 
 
 _TEXTS = {
@@ -280,15 +338,57 @@ def _check_files(listed: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
             _fail(f"has {name!r} with a size or sha256 other than listed: it was changed")
 
 
-def _check_variants(variants: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
-    if not variants:
+def _variants(
+    listed: Mapping[str, Any], files: Mapping[str, bytes], multiple_of: int
+) -> tuple[Variant, ...]:
+    if not listed:
         _fail("has no variant")
-    for name, variant in variants.items():
-        if name not in VARIANTS or not isinstance(variant, dict):
-            _fail(f"has an unknown variant {name!r}")
-        for kind in ("onnx", "tflite"):
-            if kind in variant and variant[kind] not in list(files):  # a list: it may be unhashable
-                _fail(f"has no file {variant[kind]!r} for its variant {name!r}")
+    variants = []
+    for name, fields in listed.items():
+        if not isinstance(fields, dict) or not NAME.fullmatch(name):
+            _fail(f"has an unreadable variant {name[:200]!r}")
+        texts = {
+            key: _one_of(fields, key, allowed)
+            for key, allowed in {
+                "graph": GRAPHS, "format": tuple(FORMATS), "precision": PRECISIONS,
+                "layout": ("NCHW", "NHWC"), "dtype": ("float32", "uint8"),
+            }.items()
+        }  # fmt: skip
+        file = _field(fields, "file", str)
+        if not file.endswith(FORMATS[texts["format"]]):
+            _fail(
+                f"has a {texts['format']} variant in {file!r}, not in a {FORMATS[texts['format']]}"
+            )
+        inside = [f for f in files if f.startswith(f"{file}/")]
+        if not (inside if texts["format"] == "coreml" else file in files):
+            _fail(f"has no file {file!r} for its variant {name!r}")
+        variants.append(Variant(name=name, file=file, sizes=_sizes(fields, multiple_of), **texts))
+    if len({(v.graph, v.format, v.precision) for v in variants}) < len(variants):
+        _fail("has two variants of one graph, format and precision")
+    return tuple(
+        sorted(variants, key=lambda v: (GRAPHS.index(v.graph), PRECISIONS.index(v.precision)))
+    )
+
+
+def _one_of(fields: Mapping[str, Any], name: str, allowed: tuple[str, ...]) -> str:
+    value = fields.get(name)
+    if value not in list(allowed):  # a list: it may be unhashable
+        _fail(f"has a variant with {name} {value!r}, not one of {', '.join(allowed)}")
+    return str(value)
+
+
+def _sizes(fields: Mapping[str, Any], multiple_of: int) -> tuple[tuple[int, int], ...] | None:
+    if fields.get("sizes", "absent") is None:
+        return None
+    sizes = []
+    for size in _field(fields, "sizes", list):
+        whole = isinstance(size, list) and len(size) == 2 and all(type(n) is int for n in size)
+        if not whole or not all(1 <= n <= MAX_SIDE and n % multiple_of == 0 for n in size):
+            _fail(f"has a variant of size {size!r}, not [H, W] in steps of {multiple_of}")
+        sizes.append((size[0], size[1]))
+    if not sizes:
+        _fail("has a variant of no size")
+    return tuple(sizes)
 
 
 def _only(manifest: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def load(model: str | os.PathLike[str] | None = None, *, threads: int | None = N
     if threads is not None and threads < 1:
         raise InputError(f"{threads} threads: give 1 or more")
     content = bundle.read(find_model(model))
-    return Refocuser(content, Onnx(content.model("onnx"), threads=threads), threads)
+    return Refocuser(content, Onnx(content.model(content.find("onnx")), threads=threads), threads)
 
 
 def refocus(

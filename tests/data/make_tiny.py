@@ -56,7 +56,13 @@ MANIFEST = {
     "source": {"checkpoint": None, "run": "hand-made: brighter is nearer"},
     "tools": {"onnx": onnx.__version__},
     "licence": {"weights": "Apache-2.0", "data": "none was used"},
-    "variants": {"fp32": {"onnx": "model.fp32.onnx"}},
+    "refocus": None,
+    "variants": {
+        "onnx-fp32": {
+            "graph": "disparity", "format": "onnx", "precision": "fp32", "file": "model.fp32.onnx",
+            "layout": "NCHW", "dtype": "float32", "sizes": None,
+        }
+    },
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -50,11 +50,15 @@ def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("height, width", [(64, 64), (96, 160)])
+def onnx_of(content: bundle.Bundle) -> bytes:
+    return content.model(content.find("onnx"))
+
+
 def test_onnx_computes_what_torch_computes(
     run: Path, exported: Path, height: int, width: int
 ) -> None:
     image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(5))
-    measured = gap(graph.depth_graph(run), bundle.read(exported).model(), image)
+    measured = gap(graph.depth_graph(run), onnx_of(bundle.read(exported)), image)
     assert measured["max_abs"] < 1e-5  # largest seen: 2e-7
 
 
@@ -62,7 +66,7 @@ def test_the_gap_sees_another_network(run: Path, exported: Path) -> None:
     other = graph.depth_graph(run)
     with torch.no_grad():
         next(other.network.parameters()).mul_(1.1)
-    assert gap(other, bundle.read(exported).model(), graph.golden_input(other))["max_abs"] > 1e-5
+    assert gap(other, onnx_of(bundle.read(exported)), graph.golden_input(other))["max_abs"] > 1e-5
 
 
 def test_runtime_and_run_agree_on_a_photo(run: Path, exported: Path) -> None:
@@ -74,7 +78,7 @@ def test_runtime_and_run_agree_on_a_photo(run: Path, exported: Path) -> None:
 def test_golden_file_lets_a_port_check_itself(exported: Path) -> None:
     content = bundle.read(exported)
     golden = np.load(io.BytesIO(content.files["golden.npz"]))
-    got = Onnx(content.model()).run({"image": golden["image"]})["disparity"]
+    got = Onnx(onnx_of(content)).run({"image": golden["image"]})["disparity"]
     np.testing.assert_allclose(got, golden["disparity"], atol=1e-5)
 
 
@@ -82,7 +86,7 @@ def test_exporting_twice_gives_the_same_bytes(run: Path, exported: Path, tmp_pat
     assert cli.main([str(run), "-o", str(tmp_path / "tiny.argan")]) == 0
     assert (tmp_path / "tiny.argan").read_bytes() == exported.read_bytes()
     # Within one process shape annotations repeat themselves; across processes they did not.
-    assert not onnx.load_from_string(bundle.read(exported).model()).graph.value_info
+    assert not onnx.load_from_string(onnx_of(bundle.read(exported))).graph.value_info
 
 
 def test_the_card_says_what_it_learnt_from_and_how_well_it_does(run: Path, tmp_path: Path) -> None:
@@ -99,7 +103,7 @@ def test_the_card_says_what_it_learnt_from_and_how_well_it_does(run: Path, tmp_p
     card = content.files["CARD.md"].decode()
     assert "8 of `noise`" in card and "| flowers | 0.50 / 0.80 |" in card
     assert content.files["LICENSE-WEIGHTS"] == b"Nobody's.\n"
-    assert content.manifest["variants"]["fp32"]["accuracy"]["flowers"] == scores
+    assert content.manifest["variants"]["onnx-fp32"]["accuracy"]["flowers"] == scores
 
 
 @pytest.mark.parametrize(

@@ -35,10 +35,20 @@ MANIFEST = {
     "source": {"checkpoint": "0" * 64, "run": "0001"},
     "tools": {"torch": "2.13.0"},
     "licence": {"weights": "none stated", "data": "none stated"},
-    "variants": {"fp32": {"onnx": "model.fp32.onnx", "parity": {"largest_gap": 1e-6}}},
+    "refocus": None,
+    "variants": {
+        "onnx-fp32": {
+            "graph": "disparity", "format": "onnx", "precision": "fp32", "file": "model.fp32.onnx",
+            "layout": "NCHW", "dtype": "float32", "sizes": None, "parity": {"largest_gap": 1e-6},
+        },
+        "coreml-fp16": {
+            "graph": "disparity", "format": "coreml", "precision": "fp16", "file": "m.mlpackage",
+            "layout": "NCHW", "dtype": "uint8", "sizes": [[32, 64], [64, 64]],
+        },
+    },
 }  # fmt: skip
 COMPLETE = MANIFEST | {
-    "schema": 1,
+    "schema": 2,
     "argan": __version__,
     "files": {
         name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
@@ -68,9 +78,16 @@ def test_what_was_written_is_read(form, path):
     assert content.image == bundle.Image("image", None, None, multiple_of=32, nominal=256)
     assert content.disparity == bundle.Disparity("disparity", lo=-1.0, hi=2.5)
     assert content.f_number == 2.8
-    assert content.model("onnx") == FILES["model.fp32.onnx"]
-    with pytest.raises(BundleError, match="no tflite model"):
-        content.model("tflite")
+    assert content.model(content.find("onnx")) == FILES["model.fp32.onnx"]
+    assert content.find("onnx", "fp32") == bundle.Variant(
+        "onnx-fp32", "disparity", "onnx", "fp32", "model.fp32.onnx", "NCHW", "float32", None
+    )
+    phone = content.find("coreml")
+    assert (phone.dtype, phone.sizes) == ("uint8", ((32, 64), (64, 64)))
+    assert content.package(phone) == {"Data/w.bin": b"1"}
+    for missing in (("tflite",), ("onnx", "int8"), ("onnx", None, "refocus")):
+        with pytest.raises(BundleError, match="has no .* of the"):
+            content.find(*missing)
 
 
 def test_same_content_same_bytes(path):
@@ -112,9 +129,14 @@ def change(*keys_and_value):
     return apply
 
 
+def variant(key, value):
+    return change("variants", "onnx-fp32", key, value)
+
+
 DELETE = object()
 BAD_MANIFESTS = {
-    "schema 2": (change("schema", 2), "newer argan"),
+    "schema 1": (change("schema", 1), "schema 1"),
+    "schema 3": (change("schema", 3), "newer argan"),
     "no schema": (change("schema", DELETE), "schema None"),
     "no name": (change("name", DELETE), "no str 'name'"),
     "no licence": (change("licence", DELETE), "no dict 'licence'"),
@@ -137,10 +159,26 @@ BAD_MANIFESTS = {
     "range too large": (change("outputs", 0, "range", [0, 10**400]), "no number"),
     "f-number 0": (change("optics", "f_number", 0), "positive"),
     "no variant": (change("variants", {}), "no variant"),
-    "unknown variant": (change("variants", "fp8", {}), "unknown variant"),
-    "variant without file": (change("variants", "int8", {"onnx": "gone.onnx"}), "no file"),
-    "variant of a path": (change("variants", "int8", {"onnx": "../x"}), "no file"),
-    "variant of a list": (change("variants", "int8", {"onnx": ["x"]}), "no file"),
+    "variant that is no object": (change("variants", "x", []), "unreadable variant"),
+    "variant of a path's name": (change("variants", "../x", {}), "unreadable variant"),
+    "unknown precision": (variant("precision", "fp8"), "precision 'fp8'"),
+    "unknown format": (variant("format", ["onnx"]), "format \\['onnx'\\]"),
+    "unknown graph": (variant("graph", DELETE), "graph None"),
+    "variant without file": (variant("file", "gone.onnx"), "no file"),
+    "variant of a path": (variant("file", "../x.onnx"), "no file"),
+    "variant of a list": (variant("file", ["x"]), "no str 'file'"),
+    "variant of another kind": (variant("file", "CARD.md"), "not in a .onnx"),
+    "variant twice": (
+        change("variants", "twice", MANIFEST["variants"]["onnx-fp32"]),
+        "two variants",
+    ),
+    "variant of no size": (variant("sizes", []), "of no size"),
+    "variant of odd size": (variant("sizes", [[32, 33]]), "steps of 32"),
+    "variant of huge size": (variant("sizes", [[32, 32 * 10**6]]), "steps of 32"),
+    "package without files": (change("variants", "coreml-fp16", "file", "n.mlpackage"), "no file"),
+    "refocus without its graph": (change("refocus", {"max_blur": 0.04}), "refocus graph"),
+    "refocus graph without a word": (variant("graph", "refocus"), "refocus graph"),
+    "no word of refocus": (change("refocus", DELETE), "'refocus'"),
     "wrong hash": (change("files", "CARD.md", "sha256", "0" * 64), "changed"),
     "wrong size": (change("files", "CARD.md", "bytes", 8), "changed"),
     "file not listed": (change("files", "CARD.md", DELETE), "not listed"),
