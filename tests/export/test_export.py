@@ -49,11 +49,11 @@ def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("height, width", [(64, 64), (96, 160)])
 def onnx_of(content: bundle.Bundle) -> bytes:
     return content.model(content.find("onnx"))
 
 
+@pytest.mark.parametrize("height, width", [(64, 64), (96, 160)])
 def test_onnx_computes_what_torch_computes(
     run: Path, exported: Path, height: int, width: int
 ) -> None:
