@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from argan_export.graph import DepthGraph
@@ -13,17 +14,23 @@ not cover weights.
 
 
 def card(
-    name: str, graph: DepthGraph, parity: dict[str, Any], evaluation: dict[str, Any] | None
+    name: str,
+    graph: DepthGraph,
+    variants: Mapping[str, dict[str, Any]],
+    files: Mapping[str, bytes],
+    evaluation: dict[str, Any] | None,
 ) -> str:
-    """Markdown."""
+    """Markdown. variants: of the manifest, with their parity; files: of the bundle."""
     settings, data = graph.record["settings"], graph.record["data"]
+    pretrained = data.get("pretrained")
     parameters = sum(p.numel() for p in graph.network.parameters())
     lines = [
         f"# {name}",
         "",
         "One photo to disparity (affine inverse depth, larger = nearer), learnt without depth",
         "labels: an AR-GAN learns to photograph its own sharp images and disparities through a",
-        "lens, and this network (AR-GAN-DR) learns from its samples. No pretrained weights.",
+        "lens, and this network (AR-GAN-DR) learns from its samples.",
+        f"Its encoder began as {pretrained['weights']}." if pretrained else "No pretrained weights.",
         "",
         "| | |",
         "| --- | --- |",
@@ -44,12 +51,29 @@ def card(
         lines += [f"| by hand | {change} |" for change in record.get("history", [])]
     lines += [
         f"| runs at | about {graph.nominal} x {graph.nominal} px, sides multiples of 32 |",
-        f"| ONNX against PyTorch | largest difference {parity['max_abs']:g},"
-        f" {parity['psnr_db']} dB |",
         "",
+        *formats(variants, files),
     ]
     lines += figures(evaluation) if evaluation else ["Accuracy: not measured.", ""]
     return "\n".join(lines)
+
+
+def formats(variants: Mapping[str, dict[str, Any]], files: Mapping[str, bytes]) -> list[str]:
+    """The table of model files: size, and how near each is to PyTorch on the golden picture."""
+    lines = [
+        "## Files",
+        "",
+        "| variant | kB | PSNR to PyTorch | largest gap |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, fields in variants.items():
+        parts = [f for f in files if f == fields["file"] or f.startswith(f"{fields['file']}/")]
+        size = sum(len(files[f]) for f in parts) / 1e3
+        gaps = fields["parity"].values()
+        decibels = " / ".join(f"{gap['psnr_db']} dB" for gap in gaps) or "not measured"
+        largest = " / ".join(f"{gap['max_abs']:g}" for gap in gaps) or "-"
+        lines.append(f"| {name} | {size:.0f} | {decibels} | {largest} |")
+    return [*lines, ""]
 
 
 def figures(evaluation: dict[str, Any]) -> list[str]:

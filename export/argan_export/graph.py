@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from argan_export.variants import Graph
 from argan_train import checkpoint
 from argan_train.ar_gan_dr import TYPICAL_RANGE, load_depth_net
 
@@ -30,6 +32,11 @@ class DepthGraph:
     record: dict[str, Any]
     checkpoint: str
 
+    def graph(self, sizes: Sequence[tuple[int, int]]) -> Graph:
+        """To be made in several formats; `sizes` are those of TFLite."""
+        example = torch.zeros(1, 3, *sizes[0])
+        return Graph("disparity", self.network, {"image": example}, ["disparity"], sizes)
+
 
 def depth_graph(run: Path) -> DepthGraph:
     """The averaged depth network of an AR-GAN-DR run."""
@@ -44,11 +51,27 @@ def depth_graph(run: Path) -> DepthGraph:
     )
 
 
-def golden_input(graph: DepthGraph) -> torch.Tensor:
-    """A seeded picture [1, 3, nominal, nominal] with smooth parts, edges and grain."""
+def refocus_graph(run: DepthGraph, height: int, width: int) -> Graph:
+    """The whole chain at one size; the examples are a focus and a blur in the middle of theirs."""
+    from argan_export.layered import RefocusGraph
+
+    network = RefocusGraph(run.network, run.range, run.nominal, height, width).eval()
+    inputs = {
+        "image": torch.zeros(1, 3, height, width),
+        "focus": torch.tensor([0.7]),
+        "blur": torch.tensor([0.02 * width]),
+    }
+    return Graph(
+        "refocus", network, inputs, ["bokeh", "disparity"], [(height, width)], within="network"
+    )
+
+
+def golden_input(height: int, width: int) -> torch.Tensor:
+    """A seeded picture [1, 3, height, width] with smooth parts, edges and grain, of 8 bits: graphs
+    that take whole numbers see the same."""
     rng = torch.Generator().manual_seed(0)
     coarse = torch.rand(1, 3, 6, 6, generator=rng)
-    smooth = nn.functional.interpolate(coarse, size=(graph.nominal,) * 2, mode="bicubic")
-    blocks = nn.functional.interpolate(coarse.flip(-1), size=(graph.nominal,) * 2, mode="nearest")
+    smooth = nn.functional.interpolate(coarse, size=(height, width), mode="bicubic")
+    blocks = nn.functional.interpolate(coarse.flip(-1), size=(height, width), mode="nearest")
     grain = torch.randn(smooth.shape, generator=rng) * 0.02
-    return (0.6 * smooth + 0.4 * blocks + grain).clamp(0, 1)
+    return ((0.6 * smooth + 0.4 * blocks + grain).clamp(0, 1) * 255).round() / 255

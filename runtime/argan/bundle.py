@@ -63,11 +63,14 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from argan import __version__
 from argan.errors import BundleError, MissingFileError
 from argan.files import write_atomic
+
+if TYPE_CHECKING:
+    from argan.adapter import Adapter
 
 SCHEMA = 2
 MANIFEST = "bundle.json"
@@ -127,18 +130,19 @@ class Bundle:
     disparity: Disparity
     f_number: float
     variants: tuple[Variant, ...] = ()  # most exact first; none for a network in memory
+    adapter: Adapter | None = None  # of a model that is not ours, see argan.adapter
 
     def find(self, format: str, precision: str | None = None, graph: str = "disparity") -> Variant:
         """The variant of that format and precision; None: the most exact. BundleError if none."""
-        of_format = [v for v in self.variants if (v.format, v.graph) == (format, graph)]
-        for variant in of_format:
-            if precision in (None, variant.precision):
+        of_graph = [v for v in self.variants if v.graph == graph]
+        for variant in of_graph:
+            if variant.format == format and precision in (None, variant.precision):
                 return variant
-        wanted = f"{format} {precision or 'model'}"
-        there = ", ".join(v.precision for v in of_format) or "no other precision"
+        there = ", ".join(f"{v.format} {v.precision}" for v in of_graph) or "none"
+        wanted = " ".join(filter(None, (format, precision)))
         raise BundleError(
-            f"bundle {self.manifest['name']} has no {wanted} of the {graph} graph ({there});"
-            " export one"
+            f"{self.manifest['name']} has no {wanted} variant of the {graph} graph, but {there};"
+            " choose one of them, or export again"
         )
 
     def model(self, variant: Variant) -> bytes:
@@ -159,18 +163,7 @@ def write(
 ) -> None:
     """Write a zip bundle, whole or not at all. The fields `schema`, `argan` and `files` are filled
     in. BundleError where the result could not be read back."""
-    complete = {
-        **manifest,
-        "schema": SCHEMA,
-        "argan": __version__,
-        "files": {name: _fingerprint(data) for name, data in files.items()},
-    }
-    try:
-        text = json.dumps(
-            complete, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False
-        ).encode()
-    except (TypeError, ValueError) as error:
-        raise BundleError(f"the manifest is not JSON: {error}") from error
+    text = _text(manifest, files)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, data in [(MANIFEST, text), *sorted(files.items())]:
@@ -183,6 +176,11 @@ def write(
     except BundleError as error:
         raise BundleError(f"bundle {path} {error}: not written") from error
     write_atomic(Path(path), buffer.getvalue())
+
+
+def assemble(manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> Bundle:
+    """What `write` would write, as `read` would read it. BundleError for a check that fails."""
+    return _parse({MANIFEST: _text(manifest, files), **files})
 
 
 def read(path: str | os.PathLike[str]) -> Bundle:
@@ -201,6 +199,22 @@ def read(path: str | os.PathLike[str]) -> Bundle:
         raise BundleError(f"bundle {path} {error}; get or export it again") from error
     except OSError as error:
         raise BundleError(f"bundle {path} can't be read: {error.strerror}") from error
+
+
+def _text(manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:
+    """bundle.json, with what is filled in."""
+    complete = {
+        **manifest,
+        "schema": SCHEMA,
+        "argan": __version__,
+        "files": {name: _fingerprint(data) for name, data in files.items()},
+    }
+    try:
+        return json.dumps(
+            complete, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False
+        ).encode()
+    except (TypeError, ValueError) as error:
+        raise BundleError(f"the manifest is not JSON: {error}") from error
 
 
 def _fail(problem: str) -> NoReturn:

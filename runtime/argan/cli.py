@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import warnings
@@ -16,8 +17,11 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
 import argan
-from argan import bundle, photo
+from argan import photo
+from argan.adapter import read_model
 from argan.errors import Error, InputError, MissingExtraError, ShapeError
+from argan.files import check_writable, write_atomic
+from argan.optics import Pupil
 from argan.refocus import Focus, Quality, blur_px, find_model, load, render
 
 Photos = Annotated[
@@ -28,13 +32,41 @@ Out = Annotated[
     typer.Option("-o", "--output", metavar="OUT|DIR", help="Beside the input if not given."),
 ]
 Model = Annotated[
-    str | None, typer.Option(metavar="BUNDLE", help="NAME.argan; the one that ships if not given.")
+    str | None,
+    typer.Option(
+        metavar="BUNDLE",
+        help="NAME.argan, or NAME.toml for a model of your own; the one that ships if not given.",
+    ),
 ]
-Backend = Annotated[Literal["onnx"], typer.Option(help="What runs the network.")]
+Backend = Annotated[
+    Literal["onnx", "tflite", "coreml", "torch"] | None,
+    typer.Option(help="What runs the network; torch takes a training run for a model."),
+]
+Precision = Annotated[
+    Literal["fp32", "fp16", "int8-weights", "int8", "int8-io", "palette6"] | None,
+    typer.Option(help="The most exact if not given."),
+]
 Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="All cores if not given.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace existing files, even the input.")]
+BundleArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="BUNDLE", help="NAME.argan or NAME.toml; the one that ships if not given."
+    ),
+]
 Blades = Annotated[int, typer.Option(metavar="N", help="0: round pupil; 3 to 11: a polygon.")]
+Rotation = Annotated[float, typer.Option(metavar="DEGREES", help="Turns the polygon.")]
+Roundness = Annotated[float, typer.Option(metavar="0..1", help="Of the blades: 0 straight.")]
+CatEye = Annotated[float, typer.Option(metavar="0..1", help="Discs cut toward the corners.")]
+Rim = Annotated[
+    float, typer.Option(metavar="-1..1", help="Discs with a bright rim (1) or a soft one (-1).")
+]
+Highlights = Annotated[
+    float, typer.Option(metavar="H", help="Guessed light of clipped highlights: 0 none, 1 all.")
+]
 RenderQuality = Annotated[Quality, typer.Option("--quality", help="preview is faster.")]
+
+WIDTH = 140  # columns of a table that goes to a file
 
 app = typer.Typer(
     help="Depth and bokeh from one photo.",
@@ -107,9 +139,15 @@ def refocus(
         float | None, typer.Option(metavar="PERCENT", help="The same in percent of the width.")
     ] = None,
     blades: Blades = 0,
+    rotation: Rotation = 0.0,
+    roundness: Roundness = 0.0,
+    cat_eye: CatEye = 0.0,
+    rim: Rim = 0.0,
+    highlights: Highlights = 1.0,
     quality: RenderQuality = "final",
     model: Model = None,
-    backend: Backend = "onnx",
+    backend: Backend = None,
+    precision: Precision = None,
     threads: Threads = None,
     force: Force = False,
 ) -> int:
@@ -127,12 +165,13 @@ def refocus(
     """
     where = parse_focus(focus)
     blur_px(1, f_number=f_number, blur=blur, strength=strength)  # refused before any work
-    refocuser = load(model, threads=threads)
+    pupil = Pupil(blades, math.radians(rotation), roundness, cat_eye, rim)
+    refocuser = load(model, backend=backend, precision=precision, threads=threads)
 
     def one(source: Path, target: Path) -> str:
         result = refocuser.refocus(
-            source, focus=where, f_number=f_number, blur=blur, strength=strength, blades=blades,
-            quality=quality,
+            source, focus=where, f_number=f_number, blur=blur, strength=strength, pupil=pupil,
+            highlights=highlights, quality=quality,
         )  # fmt: skip
         result.image.save(target)
         return f"focus {result.focus:.4g}"
@@ -148,7 +187,8 @@ def depth(
         photo.ColorMap | None, typer.Option(help="Colours to look at, in place of 16-bit values.")
     ] = None,
     model: Model = None,
-    backend: Backend = "onnx",
+    backend: Backend = None,
+    precision: Precision = None,
     threads: Threads = None,
     force: Force = False,
 ) -> int:
@@ -163,7 +203,7 @@ def depth(
       argan depth photo.jpg -o photo.npy
       argan depth *.jpg --colormap inferno -o out/
     """
-    refocuser = load(model, threads=threads)
+    refocuser = load(model, backend=backend, precision=precision, threads=threads)
 
     def one(source: Path, target: Path) -> str:
         disparity = refocuser.depth(source)
@@ -185,6 +225,11 @@ def render_command(
     blur: Annotated[float, typer.Option(metavar="K", help="px of radius per unit of disparity.")],
     output: Out = None,
     blades: Blades = 0,
+    rotation: Rotation = 0.0,
+    roundness: Roundness = 0.0,
+    cat_eye: CatEye = 0.0,
+    rim: Rim = 0.0,
+    highlights: Highlights = 1.0,
     quality: RenderQuality = "final",
     threads: Threads = None,
     force: Force = False,
@@ -198,6 +243,7 @@ def render_command(
       argan render photo.jpg --disparity depth.npy --focus-disparity 0.7 --blur 40
       argan render photo.jpg --disparity depth.png --focus-disparity 0.7 --blur 40 -o out.png
     """
+    pupil = Pupil(blades, math.radians(rotation), roundness, cat_eye, rim)
 
     def one(source: Path, target: Path) -> str:
         picture, distances = photo.load(source), photo.load_disparity(disparity)
@@ -208,8 +254,8 @@ def render_command(
                 " resize the map to the photo (upright)"
             )
         pixels = render(
-            picture.pixels, distances, focus=focus_disparity, blur=blur, blades=blades,
-            quality=quality, threads=threads,
+            picture.pixels, distances, focus=focus_disparity, blur=blur, pupil=pupil,
+            highlights=highlights, quality=quality, threads=threads,
         )  # fmt: skip
         photo.save(target, replace(picture, pixels=pixels))
         return f"focus {focus_disparity:.4g}"
@@ -218,20 +264,164 @@ def render_command(
 
 
 @app.command()
-def info(
-    model: Annotated[
-        str | None, typer.Argument(metavar="BUNDLE", help="The one that ships if not given.")
+def bench(
+    model: BundleArgument = None,
+    photo: Annotated[
+        Path | None, typer.Option(metavar="IMAGE", help="A seeded pattern if not given.")
     ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(min=32, max=4096, metavar="PX", help="Side of a square for the network."),
+    ] = None,
+    threads: Annotated[str, typer.Option(metavar="N,...", help="Numbers of threads.")] = "1,2",
+    runs: Annotated[int, typer.Option(min=1, metavar="N", help="Inferences per process.")] = 30,
+    against: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Beside the training run, in PyTorch.")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="All figures.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="A chart.")] = None,
 ) -> int:
+    """Measure latency, memory, size and parity of every variant that can run here.
+
+    A fresh process per variant, number of threads and round; medians over three rounds. Parity is
+    against the run where one is given, else the most exact variant.
+
+    \b
+    Examples:
+      argan bench --size 256
+      argan bench flowers.argan --photo photo.jpg --against runs/flowers-dr --plot bench.png
+    """
+    from argan import bench as benchmark
+
+    counts = _numbers(threads)
+    if not counts or not all(n.is_integer() and 1 <= n <= 256 for n in counts):
+        raise InputError(f"--threads {threads}: give numbers of threads such as 1,2")
+    if plot and plot.suffix.lower() != ".png":
+        raise InputError(f"--plot {plot}: a chart is a .png")
+    for target in (json, plot):
+        if target:
+            reads = (find_model(model), *([photo] if photo else []))
+            _check_target(target, reads, named=True, force=False)
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("processes")
+        report = benchmark.bench(
+            model, picture=photo, size=size, thread_counts=[int(n) for n in counts], runs=runs,
+            against=against,
+            tell=lambda done, total: progress.update(bar, completed=done, total=total),
+        )  # fmt: skip
+    if json:
+        write_atomic(json, report.json().encode())
+    if plot:
+        write_atomic(plot, benchmark.plot(report))
+    Console().print(benchmark.table(report))
+    reference = ", ".join(f"{name} of {graph}" for graph, name in report.reference.items())
+    print(f"reference: {reference or 'none'}")
+    print(f"machine:   {_flat(report.machine)}")
+    print(f"versions:  {_flat(report.versions)}")
+    for name, why in report.not_run.items():
+        print(f"not run:   {name}: {why}")
+    for name, why in report.failed.items():
+        print(f"failed:    {name}: {why}")
+    return 1 if report.failed else 0
+
+
+@app.command()
+def verify(
+    model: BundleArgument = None,
+    against: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="PyTorch judges, in place of golden.npz.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Photos; the true disparity of X.jpg in X_depth.npy or .png, or an index.json.",
+        ),
+    ] = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="all, a format or a variant: a failure if not checked."),
+    ] = None,
+    min_psnr: Annotated[
+        list[str] | None, typer.Option(metavar="[PRECISION=]DB", help="Of a variant's answers.")
+    ] = None,
+    min_bokeh_psnr: Annotated[
+        float | None, typer.Option(metavar="DB", help="Of photos rendered with its disparity.")
+    ] = None,
+    max_drop: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METRIC=X", help="delta1=0.01 (a point), abs_rel=0.02 (2 %)."),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="With [tool.argan.verify]; the nearest pyproject.toml."),
+    ] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="All figures.")] = None,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="For CI.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="With pictures.")] = None,
+    speed: Annotated[bool, typer.Option(help="Measure latency and memory.")] = True,
+    threads: Threads = None,
+) -> int:
+    """Check that every variant of a bundle computes what PyTorch computed; what is wrong is named.
+
+    Each variant runs on the bundle's own example, golden.npz, and on DIR's photos beside the most
+    exact of them. Variants that can't run here are listed. Exit code 1 if a check fails.
+
+    \b
+    Examples:
+      argan verify flowers.argan
+      argan verify flowers.argan --data photos --require all --html report.html
+      argan verify flowers.argan --min-psnr int8=42 --max-drop delta1=0.02
+    """
+    from argan import backends, scenes
+    from argan.verify import limits, report, speeds
+    from argan.verify import verify as check
+
+    table, source = limits.find_table(config)
+    allowed = limits.read(
+        table, _split(min_psnr), min_bokeh_psnr, _split(max_drop), _split(require)
+    )
+    path = find_model(model)
+    outputs = {json: report.to_json, junit: report.to_junit, html: report.to_html}
+    for target in outputs:
+        if target:
+            _check_target(target, (path,), named=True, force=False)
+            check_writable(target)
+    content = read_model(path)
+    if data is None and source and "data" in table:
+        data = source.parent / str(table["data"])
+    photos = scenes.read(data) if data else iter(())
+    run = backends.open_run(against, threads) if against else None
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        found = check(content, allowed, progress.track(photos, None), run, threads)
+    if speed:
+        speeds(path, found)
+    for target, write in outputs.items():
+        if target:
+            write_atomic(target, write(found))
+    screen = Console()
+    screen.width = screen.width if screen.is_terminal else WIDTH
+    screen.print(report.table(found))
+    for remark in report.remarks(found):
+        print(remark.encode(errors="backslashreplace").decode())
+    print("passed" if found.passed else "FAILED")
+    return 0 if found.passed else 1
+
+
+@app.command()
+def info(model: BundleArgument = None) -> int:
     """Check a bundle and show what it holds.
 
     \b
     Examples:
       argan info
       argan info flowers.argan
+      argan info midas.toml
     """
     path = find_model(model)
-    content = bundle.read(path)
+    content = read_model(path)
     manifest, port = content.manifest, content.image
     lines = {
         "bundle": f"{path} (schema {manifest['schema']}, argan {manifest['argan']}), checked",
@@ -239,6 +429,8 @@ def info(
         "input": f"{port.name}, about {port.nominal}^2 px in steps of {port.multiple_of}",
         "output": f"{content.disparity.name}, {content.disparity.lo:g} to {content.disparity.hi:g}",
         **{group: _flat(manifest[group]) for group in ("optics", "source", "licence", "tools")},
+        **({"adapter": _flat({k: v for k, v in manifest["adapter"].items() if v is not None})}
+           if content.adapter else {}),
         **{f"{name}{part}": text for name, v in manifest["variants"].items()
            for part, text in _variant(v).items()},
         "files": ", ".join(f"{n} {len(data):,} B" for n, data in sorted(content.files.items())),
@@ -246,6 +438,11 @@ def info(
     for name, value in lines.items():
         print(f"{name + ':':14} {value}")
     return 0
+
+
+def _split(values: list[str] | None) -> list[str]:
+    """An option given several times, or once with commas."""
+    return [part for value in values or () for part in value.split(",")]
 
 
 def _variant(fields: dict[str, Any]) -> dict[str, str]:

@@ -19,13 +19,18 @@ def check_readable(path: Path, what: str) -> None:
         raise InputError(f"{path} is not a regular file; name {what}")
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """All of `data` or nothing: a temporary sibling, then a rename. A symlink stays one."""
-    path = Path(os.path.realpath(path))
+def check_writable(path: Path) -> None:
+    """Raise InputError where `write_atomic` would for the path alone."""
     if path.is_dir():
         raise InputError(f"{path} is a directory; name a file in it")
     if not path.parent.is_dir():
         raise InputError(f"{path.parent} is not a directory; make it first")
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """All of `data` or nothing: a temporary sibling, then a rename. A symlink stays one."""
+    path = Path(os.path.realpath(path))
+    check_writable(path)
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         with part.open("xb") as file:

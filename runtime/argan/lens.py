@@ -2,15 +2,12 @@
 
 Signs, units and pupil are those of `optics.py`; `render.py` has the slow reference.
 
-How `render` works. The photo is cut into soft slices by blur radius. A slice holds its pixels'
-colour times their share in it, and the share itself, its coverage; it is blurred as a whole by
-the anti-aliased pupil of its radius. Slices with a radius up to 4.5 px are blurred at full size,
-those up to 9 px at half size, up to 18 px at a quarter, and so on: the cost hardly depends on the
-radius. From front to back each slice fills what those before it left clear: neighbouring parts of
-one sloping surface then add up to exactly one, and something blurred in front lets through what
-is behind it. What stays clear behind an outline was hidden in the photo: the blurred background
-is divided by its coverage there, so that it takes no colour from the subject, and where it has
-none at all, colours from around the hole fill it.
+How `render` works. Every pixel belongs to two slices, those whose blur radii lie around its own.
+A slice is blurred as a whole by the pupil of its radius and laid behind the slices in front of it;
+`slices.py` says how much it covers, and why a blurred background takes no colour from the subject.
+Slices with a radius up to 11 px are blurred at full size, those up to 22 px at half size, up to
+44 px at a quarter, and so on: the cost hardly depends on the radius. What no slice covers was
+hidden behind something blurred: colours of the farthest surface around fill it.
 The full-size work is done in tiles that fit in the cache; whole images are kept only at a quarter
 of the size and less.
 """
@@ -29,18 +26,21 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from argan import slices
 from argan.errors import InputError, ShapeError
-from argan.optics import Aperture
+from argan.highlights import Recovery, recovery
+from argan.optics import ROUND, Aperture, Pupil
 
 Array = NDArray[np.float32]
 Image = NDArray[Any]  # uint8, uint16 or float32
 
 TILE = 512  # px, a multiple of 4: smaller tiles see too much twice, larger ones leave the cache
-HALO = 12  # px a tile sees beyond itself: reach of a half-size slice (5) and of doubling (1), twice
+EVEN = 1 / 40  # of the diagonal: the pupil counts as the same there
+HALO = 28  # px a tile sees beyond itself: reach of a half-size slice (12) and of doubling, twice
 SHARP = 0.1  # px: a smaller radius is no blur, the photo's own pixels are kept
 NOTHING = 1e-3  # coverage below this adds less than one 8-bit level
 EPSILON = 1e-6
-SURE = 4  # a coverage of 1/4 is enough to take a hole's colour from its own neighbourhood
+HIDES = 1.0  # px of radius: surfaces farther apart hide each other
 SOFTENING = 1.5  # px^2: halving and doubling widen a disc as much; taken off the squared radius
 TENT = np.array([1, 2, 1], np.float32) / 4
 
@@ -64,12 +64,13 @@ class Slices:
         return [*self.octave, 2 * self.octave[0]]
 
 
-# Chosen on 9 of the 12 oracle scenes: closer slices or a finer size for each add less than 0.1 dB.
-# Discs up to 4.5 px are 11x11 filters, the largest that OpenCV computes directly; the next size
-# takes five times as long.
+# Chosen on 8 of the 12 oracle scenes.
 SLICES = {
-    "final": Slices(fine=(1.0, 2.0, 3.0, 4.5), octave=(3.0, 3.6, 4.5)),
-    "preview": Slices(fine=(1.0, 2.5), octave=(2.0, 2.5)),
+    "final": Slices(
+        fine=(0.7, 1.4, 2.2, 3.0, 3.8, 4.6, 5.4, 6.2, 7.1, 8.0, 9.0, 10.0, 11.0),
+        octave=(6.0, 6.8, 7.6, 8.6, 9.7, 11.0),
+    ),
+    "preview": Slices(fine=(1.0, 2.0, 3.2), octave=(2.0, 2.5, 3.2)),
 }
 
 
@@ -198,8 +199,8 @@ def render(
     *,
     focus: float,
     blur: float,
-    blades: int = 0,
-    rotation: float = 0.0,
+    pupil: Pupil = ROUND,
+    highlights: float = 1.0,
     quality: Literal["final", "preview"] = "final",
     threads: int | None = None,
 ) -> Image:
@@ -209,26 +210,27 @@ def render(
                float32, and above 1 where highlights are known beyond the photo's white.
     disparity  float32 [H, W], larger = nearer.
     blur       K: px of blur-disc radius per unit of disparity.
-    blades     0 for a round pupil, 3 to 11 for a polygon with its corners on the disc's rim.
-    rotation   of the polygon in radians, from right towards down.
+    pupil      shape and light of the blur discs; round and even if not given.
+    highlights how much of what is guessed of clipped light is added: see `highlights`. 0: nothing.
     quality    "preview" has fewer slices.
     threads    all cores if None; the result does not depend on it.
 
     ShapeError where sizes don't fit, InputError for another type of photo or a disparity with
     NaN. OpenCV's own threads are off for the time of the call.
     """
-    _check_render(pixels, disparity, focus, blur, blades)
-    pupil = Aperture("polygon", 1, blades, rotation) if blades else Aperture("disc", 1)
-    lens = _Lens(pupil, focus, blur, SLICES[quality], limit=max(disparity.shape))
+    _check_render(pixels, disparity, focus, blur, highlights)
+    lens = _Lens(pupil, focus, blur, SLICES[quality], disparity.shape)
     if float(np.abs(lens.extremes(disparity)).max()) < SHARP:
         return pixels.copy()
     # glibc: freeing a block of this size ends the habit of giving every tile's memory back
     np.empty(31 << 20, np.uint8)
     with _workers(threads) as pool:
-        return _photograph(pixels, disparity, lens, pool)
+        return _photograph(pixels, disparity, lens, recovery(pixels, _decode, highlights), pool)
 
 
-def _check_render(pixels: Image, disparity: Array, focus: float, blur: float, blades: int) -> None:
+def _check_render(
+    pixels: Image, disparity: Array, focus: float, blur: float, highlights: float
+) -> None:
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
         raise ShapeError(f"photo {pixels.shape}: give [H, W, 3]")
     if disparity.shape != pixels.shape[:2]:
@@ -237,8 +239,8 @@ def _check_render(pixels: Image, disparity: Array, focus: float, blur: float, bl
         raise InputError(f"photo of type {pixels.dtype}: give uint8, uint16 or float32")
     if not (math.isfinite(focus) and math.isfinite(blur)):
         raise InputError(f"focus {focus} and blur {blur}: give finite numbers")
-    if blades and not 3 <= blades <= 11:
-        raise InputError(f"a pupil with {blades} blades: give 3 to 11, or 0 for a round one")
+    if not 0 <= highlights < math.inf:
+        raise InputError(f"highlights {highlights}: give 0 or more")
     _check_finite("disparity", disparity)
     if pixels.dtype == np.float32:
         _check_finite("photo", pixels)
@@ -267,38 +269,53 @@ def _run(work: Callable[[Box], None], boxes: list[Box], pool: ThreadPoolExecutor
         pass
 
 
-def _tiles(shape: tuple[int, ...]) -> list[Box]:
+def _tiles(shape: tuple[int, ...], side: int = TILE) -> list[Box]:
     return [
-        Box(y, min(y + TILE, shape[0]), x, min(x + TILE, shape[1]))
-        for y in range(0, shape[0], TILE)
-        for x in range(0, shape[1], TILE)
+        Box(y, min(y + side, shape[0]), x, min(x + side, shape[1]))
+        for y in range(0, shape[0], side)
+        for x in range(0, shape[1], side)
     ]
+
+
+def _even_block(shape: tuple[int, ...]) -> int:
+    """Side of a tile in which the pupil counts as one and the same, a multiple of 4."""
+    return max(16, 4 * round(EVEN * math.hypot(*shape[:2]) / 4))
 
 
 @dataclass(frozen=True)
 class _Lens:
-    pupil: Aperture
+    pupil: Pupil
     focus: float
     blur: float
     slices: Slices
-    limit: int  # px; a radius above the photo's size changes nothing that can be seen
+    shape: tuple[int, ...]  # of the photo
+
+    def field(self, box: Box, shape: tuple[int, ...] | None = None) -> tuple[float, float]:
+        """Where a part of the photo, or of a smaller one of that shape, lies: from the middle, in
+        half diagonals; 0 where the pupil is the same everywhere."""
+        if not self.pupil.cat_eye:
+            return 0.0, 0.0
+        height, width = shape or self.shape
+        diagonal = math.hypot(height, width)
+        return (box.x0 + box.x1 - width) / diagonal, (box.y0 + box.y1 - height) / diagonal
 
     def radius(self, disparity: Array) -> Array:
-        """D in px."""
+        """D in px; a radius above the photo's size changes nothing that can be seen."""
+        limit = max(self.shape)
         with np.errstate(over="ignore"):
             signed = (disparity - np.float32(self.focus)) * np.float32(self.blur)
-        return np.asarray(np.clip(signed, -self.limit, self.limit), np.float32)
+        return np.asarray(np.clip(signed, -limit, limit), np.float32)
 
     def extremes(self, disparity: Array) -> Array:
         return self.radius(np.array([disparity.min(), disparity.max()], np.float32))
 
 
 class _Far(NamedTuple):
-    """What is too blurred for full size, at a quarter of it; None where there is nothing."""
+    """What is too blurred for half size, at a quarter of it; None where there is nothing."""
 
-    back: Array | None  # [4, h, w]: colour, also where nothing is seen of it, and coverage
-    front: Array | None  # [4, h, w]: premultiplied colour and coverage
-    hidden: Array | None  # [3, h, w]: the colours around what `front` hides
+    back: Array | None  # [4, h, w]: premultiplied colour, and what is clear of it
+    front: Array | None  # [4, h, w]: the same
+    hidden: Array | None  # [3, h, w]: colours of the farthest surface around each place
 
 
 @dataclass(frozen=True)
@@ -308,32 +325,48 @@ class _Tile:
     pixels: Image
     D: Array  # [h, w], px
     box: Box
+    recovery: Recovery | None
 
     @cached_property
     def photo(self) -> Array:
         """[4, h, w], linear, and coverage 1."""
-        return _decode(self.pixels)
+        return _decode(self.pixels, self.box, self.recovery)
+
+    @cached_property
+    def square(self) -> Array:
+        """The squared radius with the radius' sign."""
+        return np.asarray(self.D * np.abs(self.D), np.float32)
 
     @property
     def whole(self) -> Box:
         return self.box.seen_from(self.box)
 
 
-def _photograph(pixels: Image, disparity: Array, lens: _Lens, pool: ThreadPoolExecutor) -> Image:
-    far = _far(pixels, disparity, lens, pool)
+def _photograph(
+    pixels: Image,
+    disparity: Array,
+    lens: _Lens,
+    recovery: Recovery | None,
+    pool: ThreadPoolExecutor,
+) -> Image:
+    far = _far(pixels, disparity, lens, recovery, pool)
     result = np.empty_like(pixels)
 
     def finish(box: Box) -> None:
         outer = box.grown(HALO, pixels.shape)
         rows, columns = box.seen_from(outer).at
-        tile = _Tile(pixels[outer.at], lens.radius(disparity[outer.at]), outer)
+        tile = _Tile(pixels[outer.at], lens.radius(disparity[outer.at]), outer, recovery)
         linear = _finished(tile, far, lens)
         if linear is None:
             result[box.at] = pixels[box.at]
         else:
             result[box.at] = _encode(linear[:, rows, columns], pixels.dtype)
 
-    _run(finish, _tiles(pixels.shape), pool)
+    _run(
+        finish,
+        _tiles(pixels.shape, _even_block(pixels.shape) if lens.pupil.cat_eye else TILE),
+        pool,
+    )
     return result
 
 
@@ -342,46 +375,54 @@ def _finished(tile: _Tile, far: _Far, lens: _Lens) -> Array | None:
     spill = _spill(far.front, tile.box)
     if spill is None and float(np.abs(tile.D).max()) < SHARP:
         return None
-    behind, *shares, before = _shares(tile.D, lens.slices.signed)
-    total, clear = _empty(tile.D.shape)
-    for r, share in reversed(list(zip(lens.slices.signed[1:-1], shares, strict=True))):
-        if share is not None:
-            _add(total, clear, tile.photo, share, r, lens.pupil)
-    back = None
+    stops = lens.slices.signed
+    nearest, farthest = float(tile.D.max()), float(tile.D.min())
+    total = None
+    if spill is not None or nearest > stops[-2]:
+        total = _enlarged(_front(tile, spill, lens), 2, tile.whole)
+    if total is None:
+        total = _nothing(tile.D.shape)
+    field = lens.field(tile.box)
+    for i in range(len(stops) - 2, 0, -1):
+        if stops[i - 1] < nearest and farthest < stops[i + 1]:
+            slices.add(total, tile.photo, tile.square, stops, i, stops[i], lens.pupil, field)
+    colour, clear = total[:3], total[3]
     if far.back is not None and float(clear.max()) > NOTHING:
-        back = _back(tile, behind, far.back, lens)
-    colour, coverage = np.split(_through(total, clear, back), [3])
-    if before is not None and far.hidden is not None:
-        hidden = (1 - coverage) * np.maximum(2 * before - 1, 0)
-        colour += hidden * (_enlarged(far.hidden, 4, tile.box) - colour)
-    if before is not None or spill is not None:
-        front = _front(tile, before, spill, lens)
-        colour *= 1 - front[3]
-        colour += front[:3]
+        back = _back(tile, far.back, lens)
+        colour += clear * back[:3]
+        clear *= back[3]
+    if float(clear.max()) > NOTHING:
+        if far.hidden is not None:
+            colour += clear * _enlarged(far.hidden, 4, tile.box)
+        else:
+            colour /= np.maximum(1 - clear, EPSILON)
     return colour
 
 
-def _back(tile: _Tile, share: Array | None, far: Array, lens: _Lens) -> Array:
-    """All behind the full-size slices: colour and coverage [4, h, w]."""
-    back = _enlarged(far, 2, tile.box.halved())
-    if share is not None and -float(tile.D.max()) < 2 * lens.slices.reduced[-1]:
-        layer, radius = _halved(_shared(tile.photo, share), -tile.D)
-        total, clear = _empty(radius.shape)
-        _add_octave(total, clear, layer, radius, -1, lens)
-        back = _through(total, clear, back)
-    return _enlarged(back, 2, tile.whole)
+def _back(tile: _Tile, far: Array, lens: _Lens) -> Array:
+    """All behind the full-size slices: premultiplied colour and what is clear."""
+    stops = lens.slices.signed
+    if float(tile.D.min()) >= stops[1] or -float(tile.D.max()) >= 2 * lens.slices.reduced[-1]:
+        return _enlarged(far, 4, tile.box)
+    share = 1 - slices.ramp(tile.square, *_squares(stops[:2]))
+    layer, radius = _halved(tile.photo * share, -tile.D)
+    total = _octave(_nothing(radius.shape), layer, radius, -1, lens, lens.field(tile.box))
+    return _enlarged(_under(total, _enlarged(far, 2, tile.box.halved())), 2, tile.whole)
 
 
-def _front(tile: _Tile, share: Array | None, spill: Array | None, lens: _Lens) -> Array:
-    """All in front of the full-size slices: premultiplied colour and coverage [4, h, w]."""
+def _front(tile: _Tile, spill: Array | None, lens: _Lens) -> Array:
+    """All in front of the full-size slices, at half size: premultiplied colour and what is
+    clear."""
     half = tile.box.halved()
     total = spill
     if total is None:
-        total = np.zeros((4, half.y1 - half.y0, half.x1 - half.x0), np.float32)
-    if share is not None:
-        layer, radius = _halved(_shared(tile.photo, share), tile.D)
-        _add_octave(total, 1 - total[3], layer, radius, 1, lens)
-    return _enlarged(total, 2, tile.whole)
+        total = _nothing((half.y1 - half.y0, half.x1 - half.x0))
+    stops = lens.slices.signed
+    if float(tile.D.max()) > stops[-2] and float(tile.D.min()) < 2 * lens.slices.reduced[-1]:
+        share = slices.ramp(tile.square, *_squares(stops[-2:]))
+        layer, radius = _halved(tile.photo * share, tile.D)
+        _octave(total, layer, radius, 1, lens, lens.field(tile.box))
+    return total
 
 
 def _spill(front: Array | None, box: Box) -> Array | None:
@@ -389,7 +430,7 @@ def _spill(front: Array | None, box: Box) -> Array | None:
     if front is None:
         return None
     y, x = box.halved().halved().grown(1, front.shape[1:]).at
-    if float(front[3, y, x].max()) < NOTHING:
+    if float(front[3, y, x].min()) > 1 - NOTHING:
         return None
     return _enlarged(front, 2, box.halved())
 
@@ -397,90 +438,96 @@ def _spill(front: Array | None, box: Box) -> Array | None:
 # ---- a quarter of the size and less: whole images
 
 
-def _far(pixels: Image, disparity: Array, lens: _Lens, pool: ThreadPoolExecutor) -> _Far:
+def _far(
+    pixels: Image,
+    disparity: Array,
+    lens: _Lens,
+    recovery: Recovery | None,
+    pool: ThreadPoolExecutor,
+) -> _Far:
     farthest, nearest = lens.extremes(disparity)
-    edge = lens.slices.fine[-1]
+    stops = lens.slices.signed
     quarter = tuple(-(-size // 4) for size in disparity.shape)
-    # Premultiplied colour, coverage, and coverage times radius of each side; colour of all.
-    behind = np.zeros((5, *quarter), np.float32) if farthest < -edge else None
-    before = np.zeros((5, *quarter), np.float32) if nearest > edge else None
-    everything = np.zeros((3, *quarter), np.float32) if nearest > edge else None
+    # Premultiplied colour, coverage, and coverage times radius of each side; colour and radius of
+    # all.
+    behind = np.zeros((5, *quarter), np.float32) if farthest < stops[1] else None
+    before = np.zeros((5, *quarter), np.float32) if nearest > stops[-2] else None
+    everything = np.zeros((4, *quarter), np.float32) if nearest > HIDES else None
 
     def reduce(box: Box) -> None:
         D = lens.radius(disparity[box.at])
-        stops = lens.slices.signed
-        shares = _shares(D, [*stops[:2], *stops[-2:]])
+        square = np.asarray(D * np.abs(D), np.float32)
         y, x = box.halved().halved().at
-        photo = _decode(pixels[box.at])
-        for target, share in ((behind, shares[0]), (before, shares[-1])):
-            if target is not None and share is not None:
-                layer = _shared(photo, share)
-                target[:4, y, x] = _half(_half(layer), smooth=True)
-                target[4, y, x] = _half(_half((share * np.abs(D))[None]), smooth=True)
+        photo = _decode(pixels[box.at], box, recovery)
+        if behind is not None and float(D.min()) < stops[1]:
+            share = 1 - slices.ramp(square, *_squares(stops[:2]))
+            behind[:, y, x] = _quartered(photo * share, share * -D)
+        if before is not None and float(D.max()) > stops[-2]:
+            share = slices.ramp(square, *_squares(stops[-2:]))
+            before[:, y, x] = _quartered(photo * share, share * D)
         if everything is not None:
-            everything[:, y, x] = _half(_half(photo[:3]), smooth=True)
+            everything[:, y, x] = _quartered(photo[:3], D)
 
     _run(reduce, _tiles(pixels.shape), pool)
-    back = pool.submit(_far_back, behind, lens)
-    front = pool.submit(_far_front, before, lens)
-    hidden = pool.submit(_hidden, everything, before)
+    back = pool.submit(_far_side, behind, -1, lens)
+    front = pool.submit(_far_side, before, 1, lens)
+    hidden = pool.submit(_hidden, everything)
     return _Far(back.result(), front.result(), hidden.result())
 
 
-def _far_back(sums: Array | None, lens: _Lens) -> Array | None:
-    """Colour and coverage; where nothing far is seen, the colours of what is less far."""
+def _quartered(planes: Array, radius: Array) -> Array:
+    stacked = np.concatenate([planes, radius[None]])
+    return _half(_half(stacked), smooth=True)
+
+
+def _far_side(sums: Array | None, side: int, lens: _Lens) -> Array | None:
+    """All slices of one side that are blurred at a quarter of the size and less."""
     if sums is None:
         return None
-    layer, share, radius = _beyond_half_size(sums, lens)
-    result: Array = np.concatenate([_filled(sums[:4]), np.zeros_like(sums[3:4])])
-    if share is not None:
-        far = _smaller(layer * share, radius, -1, lens)
-        result[:3] += np.minimum(SURE * far[3], 1) * (far[:3] - result[:3])
-        result[3] = far[3]
-    return result
-
-
-def _far_front(sums: Array | None, lens: _Lens) -> Array | None:
-    if sums is None:
-        return None
-    layer, share, radius = _beyond_half_size(sums, lens)
-    return None if share is None else _smaller(layer * share, radius, 1, lens)
-
-
-def _hidden(everything: Array | None, before: Array | None) -> Array | None:
-    if everything is None or before is None:
-        return None
-    visible = np.concatenate([everything - before[:3], 1 - before[3:4]])
-    return _filled(np.maximum(visible, 0))
-
-
-def _beyond_half_size(sums: Array, lens: _Lens) -> tuple[Array, Array | None, Array]:
-    """Premultiplied [4, h, w], the share of it too blurred for half size, radius in its own px."""
     radius = sums[4] / np.maximum(4 * sums[3], EPSILON)
     octave = lens.slices.octave
-    return sums[:4], _shares(radius, [octave[-1] / 2, octave[0]])[1], radius
+    share = slices.ramp(radius * radius, *_squares([octave[-1] / 2, octave[0]]))
+    layer = sums[:4] * share
+    if float(layer[3].max()) <= NOTHING:
+        return _nothing(radius.shape) if side < 0 else None
+    return _smaller(layer, radius, side, lens)
 
 
 def _smaller(layer: Array, radius: Array, side: int, lens: _Lens) -> Array:
-    """Slices of this size and all smaller ones: layer [4, h, w], radius [h, w] px of this size.
-
-    In front (side 1): premultiplied colour and coverage. Behind (-1): colour and coverage, with
-    colour also where the coverage is 0.
-    """
-    rest = _shares(radius, lens.slices.reduced)[-1]
+    """Slices of this size and all smaller ones, those in front (side 1) or behind (-1): layer
+    [4, h, w], radius [h, w] px of this size -> premultiplied colour, and what is clear."""
+    share = slices.ramp(radius * radius, *_squares(lens.slices.reduced[-2:]))
+    rest = np.asarray(layer * share, np.float32)
     deeper = None
-    if rest is not None and float((rest * layer[3]).max()) > NOTHING:
-        half, half_radius = _halved(layer * rest, radius, smooth=True)
+    if float(rest[3].max()) > NOTHING:
+        half, half_radius = _halved(rest, radius, smooth=True)
         deeper = _enlarged(_smaller(half, half_radius, side, lens), 2, _frame(layer))
-    if side > 0:
-        total = np.zeros_like(layer) if deeper is None else deeper
-        _add_octave(total, 1 - total[3], layer, radius, side, lens)
-        return total
-    total, clear = _empty(radius.shape)
-    _add_octave(total, clear, layer, radius, side, lens)
-    if deeper is None:
-        return np.concatenate([_filled(total), np.minimum(total[3:], 1)])
-    return _through(total, clear, deeper)
+    if side > 0 and deeper is not None:
+        return _whole_octave(deeper, layer, radius, side, lens)
+    total = _whole_octave(_nothing(radius.shape), layer, radius, side, lens)
+    return total if deeper is None else _under(total, deeper)
+
+
+def _hidden(sums: Array | None) -> Array | None:
+    """Colours of the farthest surface near each place; sums [4, h, w]: colour, radius."""
+    if sums is None:
+        return None
+    return _farthest(sums, float(np.abs(sums[3]).max()))[:3]
+
+
+def _farthest(planes: Array, reach: float) -> Array:
+    """The farthest surface within `reach` px of each place, smoothed: [4, h, w] colour, radius."""
+    if reach <= 1 or max(planes.shape[1:]) == 1:
+        return planes
+    height, width = planes.shape[1:]
+    even = np.pad(planes, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge")
+    four = [even[:, y::2, x::2] for y in (0, 1) for x in (0, 1)]
+    lowest = np.minimum(np.minimum(four[0][3], four[1][3]), np.minimum(four[2][3], four[3][3]))
+    weights = [np.clip(2 - (child[3] - lowest) / HIDES, EPSILON, 1) for child in four]
+    mean = sum(w * child for w, child in zip(weights, four, strict=True)) / sum(weights)
+    around = _enlarged(_farthest(np.asarray(mean, np.float32), reach / 2), 2, _frame(planes))
+    own = np.clip(2 - (planes[3] - around[3]) / HIDES, 0, 1)
+    return np.asarray(around + own * (planes - around), np.float32)
 
 
 def _frame(planes: Array) -> Box:
@@ -490,121 +537,58 @@ def _frame(planes: Array) -> Box:
 # ---- slices
 
 
-def _shares(radius: Array, stops: list[float]) -> list[Array | None]:
-    """What part of a pixel belongs to the slice at each stop (rising, signed radii); sum 1.
-
-    None where no pixel does. Linear in radius^2, the variance of a disc, so that a mixture of two
-    neighbouring discs is as wide as the disc between them.
-    """
-    square = np.copysign(radius * radius, radius)
-    lowest, highest = float(square.min()), float(square.max())
-    edges = [math.copysign(r * r, r) for r in stops]
-    shares: list[Array | None] = []
-    here: Array | float = 1.0  # the part of the pixel at this stop or above
-    for low, high in zip(edges, [*edges[1:], math.inf], strict=True):
-        above: Array | float = 0.0
-        if lowest >= high:
-            above = 1.0
-        elif highest > low and high < math.inf:
-            ramp: Array = square - np.float32(low)
-            ramp *= np.float32(1 / (high - low))
-            above = np.clip(ramp, 0, 1, out=ramp)
-        share = np.asarray(here - above, np.float32)
-        shares.append(share if cv2.hasNonZero(np.atleast_2d(share)) else None)
-        here = above
-    return shares
+def _squares(stops: list[float]) -> list[float]:
+    return [math.copysign(r * r, r) for r in stops]
 
 
-def _shared(layer: Array, share: Array) -> Array:
-    """A share of a layer; a share of all is a number and costs nothing."""
-    return layer if share.ndim == 0 else layer * share
+def _nothing(shape: tuple[int, ...]) -> Array:
+    """A picture with nothing in it yet, all of it clear: [4, h, w]."""
+    total = np.zeros((4, *shape), np.float32)
+    total[3] = 1
+    return total
 
 
-def _empty(shape: tuple[int, ...]) -> tuple[Array, Array]:
-    """A picture with nothing in it yet [4, h, w], and what is clear of it."""
-    return np.zeros((4, *shape), np.float32), np.ones(shape, np.float32)
+def _under(total: Array, deeper: Array) -> Array:
+    """`deeper` seen through what is clear of `total`, which changes."""
+    total[:3] += total[3] * deeper[:3]
+    total[3] *= deeper[3]
+    return total
 
 
-def _add_octave(
-    total: Array, clear: Array, layer: Array, radius: Array, side: int, lens: _Lens
-) -> None:
-    """Adds the slices of one smaller size, the nearest first; radius in px of this size."""
+def _octave(
+    total: Array,
+    layer: Array,
+    radius: Array,
+    side: int,
+    lens: _Lens,
+    field: tuple[float, float],
+) -> Array:
+    """Lays the slices of one smaller size behind `total`, the nearest first; radius in px of this
+    size."""
     radii = lens.slices.reduced
-    parts = list(zip(radii, _shares(radius, radii), strict=True))[:-1]
-    for r, share in parts[::-side]:
-        if share is not None:
-            softened = math.copysign(math.sqrt(r * r - SOFTENING), side)
-            _add(total, clear, layer, share, softened, lens.pupil)
+    stops = radii if side > 0 else [-r for r in reversed(radii)]
+    square = np.asarray(side * radius * radius, np.float32)
+    layer = np.ascontiguousarray(layer, np.float32)
+    for i in reversed(range(len(stops))):
+        if abs(stops[i]) != radii[-1]:
+            softened = math.copysign(math.sqrt(stops[i] ** 2 - SOFTENING), side)
+            slices.add(total, layer, square, stops, i, softened, lens.pupil, field, side > 0)
+    return total
 
 
-def _add(
-    total: Array, clear: Array, layer: Array, share: Array, radius: float, pupil: Aperture
-) -> None:
-    """Adds to `total` what it leaves clear of the slice behind it: that share of a layer
-    [4, h, w], blurred. Only where there is any of it."""
-    y, x = _around(share, layer.shape[1:], math.ceil(abs(radius) + 0.5)).at
-    part = share if share.ndim == 0 else share[y, x]
-    piece = _blurred(layer[:, y, x] * part, radius, pupil)
-    free = clear[y, x]
-    seen = np.minimum(piece[3], free)
-    free -= seen
-    seen /= np.maximum(piece[3], EPSILON)
-    piece *= seen
-    total[:, y, x] += piece
-
-
-def _around(share: Array, shape: tuple[int, ...], reach: int) -> Box:
-    """The rectangle that a share of a picture takes up once it is blurred."""
-    if share.ndim == 0:
-        return Box(0, shape[0], 0, shape[1])
-    y, x = np.flatnonzero(share.max(axis=1)), np.flatnonzero(share.max(axis=0))
-    taken = Box(int(y[0]), int(y[-1]) + 1, int(x[0]), int(x[-1]) + 1)
-    return taken.grown(reach, shape)
-
-
-def _through(front: Array, clear: Array, back: Array | None) -> Array:
-    """`back` seen through the clear part of `front` (premultiplied) -> colour and coverage.
-
-    What the back covers fills the clear part; as much again counts as hidden and looks alike. Of
-    what then remains clear nothing is known: the colours found so far are all there is to see.
-    """
-    if back is None:
-        return np.concatenate([front[:3] / np.maximum(front[3], EPSILON), front[3:]])
-    if not cv2.hasNonZero(front[3]):
-        return back
-    seen = np.maximum(np.minimum(clear, SURE * back[3]), NOTHING * clear)
-    result: Array = back * seen
-    result[:3] += front[:3]
-    result[:3] /= np.maximum(front[3] + seen, EPSILON)
-    np.minimum(front[3] + back[3], 1, out=result[3])
+def _whole_octave(total: Array, layer: Array, radius: Array, side: int, lens: _Lens) -> Array:
+    """`_octave` for the whole photo, where the pupil may change from place to place."""
+    shape = radius.shape
+    if not lens.pupil.cat_eye:
+        return _octave(total, layer, radius, side, lens, (0.0, 0.0))
+    result = np.empty_like(total)
+    for box in _tiles(shape, _even_block(shape)):
+        outer = box.grown(math.ceil(lens.slices.reduced[-1]) + 1, shape)
+        (y, x), (rows, columns) = outer.at, box.seen_from(outer).at
+        part = total[:, y, x].copy()
+        _octave(part, layer[:, y, x], radius[y, x], side, lens, lens.field(box, shape))
+        result[:, box.at[0], box.at[1]] = part[:, rows, columns]
     return result
-
-
-def _blurred(layer: Array, radius: float, pupil: Aperture) -> Array:
-    """The layer itself, changed."""
-    if radius:
-        kernel = _kernel(radius, pupil)
-        for plane in layer:
-            cv2.filter2D(plane, -1, kernel, dst=plane, borderType=cv2.BORDER_REPLICATE)
-    return layer
-
-
-@lru_cache(maxsize=64)
-def _kernel(radius: float, pupil: Aperture) -> Array:
-    """The pupil as a filter with a rim at |radius| px, anti-aliased; turned by pi if negative."""
-    reach = math.ceil(abs(radius) + 0.5)
-    fine = 8  # sub-pixels a side: coverage to 1/64
-    steps = (np.arange((2 * reach + 1) * fine) + 0.5) / fine - reach - 0.5
-    x, y = np.meshgrid(steps, steps)
-    if pupil.shape == "polygon":
-        x, y = math.copysign(1, radius) * x, math.copysign(1, radius) * y
-        sides = [pupil.rotation + (i + 0.5) * math.tau / pupil.blades for i in range(pupil.blades)]
-        distance = np.max([x * math.cos(a) + y * math.sin(a) for a in sides], axis=0)
-        inside = distance <= abs(radius) * pupil.rim(sides[0])
-    else:
-        inside = np.hypot(x, y) <= abs(radius)
-    coverage = inside.reshape(2 * reach + 1, fine, 2 * reach + 1, fine).mean((1, 3))
-    return np.asarray(coverage / coverage.sum(), np.float32)
 
 
 # ---- sizes
@@ -650,27 +634,20 @@ def _enlarged(planes: Array, factor: int, box: Box) -> Array:
     return result
 
 
-def _filled(layer: Array) -> Array:
-    """Premultiplied [4, h, w] -> colour [3, h, w]; holes take the colours around them."""
-    if max(layer.shape[1:]) == 1:
-        around = layer[:3] / np.maximum(layer[3], EPSILON)
-    else:
-        around = _enlarged(_filled(_half(layer)), 2, _frame(layer))
-    colour = layer[:3] / np.maximum(layer[3], EPSILON)
-    return np.asarray(around + np.minimum(SURE * layer[3], 1) * (colour - around), np.float32)
-
-
 # ---- light
 
 
-def _decode(pixels: Image) -> Array:
-    """sRGB [h, w, 3] -> linear, and coverage 1: [4, h, w]."""
+def _decode(pixels: Image, box: Box | None = None, recovery: Recovery | None = None) -> Array:
+    """sRGB [h, w, 3] -> linear, and coverage 1: [4, h, w]; the photo's part at `box`, with what was
+    clipped there."""
     linear = np.ones((4, *pixels.shape[:2]), np.float32)
     for source, target in zip(cv2.split(pixels), linear[:3], strict=True):
         if pixels.dtype == np.float32:
             target[:] = _linear(np.maximum(source, 0))
         else:
             cv2.LUT(source, _decoding(256 if pixels.dtype == np.uint8 else 65536), dst=target)
+    if recovery is not None and box is not None:
+        recovery.apply(linear, pixels, box.y0, box.x0)
     return linear
 
 
@@ -678,7 +655,7 @@ def _encode(linear: Array, dtype: np.dtype[Any]) -> Image:
     """Linear [3, h, w] -> sRGB [h, w, 3]."""
     light = np.asarray(cv2.merge(list(linear)), np.float32)
     if dtype == np.float32:
-        return _srgb(light)
+        return _srgb(np.maximum(light, 0))
     np.clip(light, 0, 1, out=light)
     if dtype == np.uint16:
         return np.round(_srgb(light) * 65535).astype(np.uint16)

@@ -19,6 +19,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from argan.errors import InputError
+
+STRAIGHT = 1e-4  # curvature of a straight blade: 1e-5 of the pupil's radius
 GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
 
 
@@ -76,6 +79,59 @@ class Aperture:
         return math.cos(sector / 2) / math.cos((angle - self.rotation) % sector - sector / 2)
 
 
+@dataclass(frozen=True)
+class Pupil:
+    """The pupil of `lens.render`: its shape and its light.
+
+    blades     0 for a round pupil, 3 to 11 for a polygon with its corners on the disc's rim.
+    rotation   of the polygon in radians, from right towards down.
+    roundness  of the blades, as their curvature: 0 straight, 1 a disc.
+    cat_eye    how far the lens barrel cuts discs toward the photo's corners: at a corner the
+               pupil is what it shares with a disc moved outward by `cat_eye` radii; 0 to 1.
+    rim        -1 to 1: above 0 discs have a bright rim (soap bubbles: spherical aberration
+               overcorrected), below 0 a soft one (creamy). The light at a distance q from the
+               middle is 1 + rim (2 q^2 - 1), whose mean over a disc is 1.
+    """
+
+    blades: int = 0
+    rotation: float = 0.0
+    roundness: float = 0.0
+    cat_eye: float = 0.0
+    rim: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.blades and not 3 <= self.blades <= 11:
+            raise InputError(f"{self.blades} blades: give 3 to 11, or 0 for a round pupil")
+        for name, low in (("roundness", 0), ("cat_eye", 0), ("rim", -1)):
+            if not low <= getattr(self, name) <= 1:
+                raise InputError(f"{name} {getattr(self, name)}: give {low} to 1")
+        if not math.isfinite(self.rotation):
+            raise InputError(f"rotation {self.rotation}: give a finite angle")
+
+    def discs(self, field: tuple[float, float] = (0.0, 0.0)) -> list[tuple[float, float, float]]:
+        """(right, down, radius) of discs, in pupil radii; what all of them share is the pupil seen
+        from `field`: the place in the photo, from its middle, in half diagonals.
+
+        A blade is the arc through two corners with a radius of 1 / roundness.
+        """
+        discs = [(0.0, 0.0, 1.0)]
+        if self.blades:
+            half = math.pi / self.blades
+            radius = 1 / max(self.roundness, STRAIGHT)
+            inward = math.cos(half) - math.sqrt(radius**2 - math.sin(half) ** 2)
+            for i in range(self.blades):
+                angle = self.rotation + (2 * i + 1) * half
+                discs.append((inward * math.cos(angle), inward * math.sin(angle), radius))
+        if self.cat_eye:
+            discs.append((self.cat_eye * field[0], self.cat_eye * field[1], 1.0))
+        return discs
+
+    def light(self, distance: float) -> float:
+        """Light at a distance from the middle, in radii; its mean over a disc is 1."""
+        return 1 + self.rim * (2 * distance**2 - 1)
+
+
+ROUND = Pupil()
 PUBLISHED = Aperture("grid", 5)  # the paper's 5x5 views
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from argan import bundle, lens, optics, photo, upsample
-from argan.backends import Backend
+from argan.adapter import read_model
+from argan.backends import Backend, open_run, open_variant
 from argan.errors import BundleError, InputError, MissingFileError, ShapeError
 
 MODELS = Path(__file__).parent / "models"
@@ -52,12 +53,19 @@ class Result:
 
 
 class Refocuser:
-    """A bundle ready to run. `load` makes one."""
+    """A bundle ready to run. `load` makes one; `sizes` are those of its variant."""
 
-    def __init__(self, model: bundle.Bundle, backend: Backend, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        model: bundle.Bundle,
+        backend: Backend,
+        threads: int | None = None,
+        sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> None:
         self.model = model
         self.backend = backend
         self.threads = threads
+        self.sizes = sizes
 
     def depth(self, picture: Picture) -> Disparity:
         """The disparity of a photo [H, W, 3] -> float32 [H, W], upright."""
@@ -71,8 +79,8 @@ class Refocuser:
         f_number: float | None = None,
         blur: float | None = None,
         strength: float | None = None,
-        blades: int = 0,
-        rotation: float = 0.0,
+        pupil: optics.Pupil = optics.ROUND,
+        highlights: float = 1.0,
         quality: Quality = "final",
     ) -> Result:
         """Blur a photo as a lens focused at `focus` would have.
@@ -82,7 +90,8 @@ class Refocuser:
         f_number, blur, strength   at most one; where none is given, the bundle's f-number.
                   `blur` is K, px of disc radius per unit of disparity; `strength` is K in percent
                   of the photo's width; an f-number becomes K by `optics.blur_of_f_number`
-        blades    0 for a round pupil, 3 to 11 for a polygon turned by `rotation` radians
+        pupil     shape and light of the blur discs
+        highlights   how much of the guessed light of clipped highlights is added: 0 none
         """
         pixels, rebuild = _open(picture)
         if f_number is None and blur is None and strength is None:
@@ -92,17 +101,15 @@ class Refocuser:
         disparity = self._depth(pixels)
         sharp = focus_disparity(disparity, focus)
         image = render(
-            pixels, disparity, focus=sharp, blur=k, blades=blades, rotation=rotation,
+            pixels, disparity, focus=sharp, blur=k, pupil=pupil, highlights=highlights,
             quality=quality, threads=self.threads,
         )  # fmt: skip
         return Result(rebuild(image), disparity, sharp)
 
     def _depth(self, pixels: Pixels) -> Disparity:
-        port, out = self.model.image, self.model.disparity
-        height, width = pixels.shape[:2]
-        small = _resize(pixels, network_size(height, width, port))
-        planes = np.ascontiguousarray(_unit(small).transpose(2, 0, 1)[None])
-        answer = self.backend.run({port.name: planes}).get(out.name)
+        out = self.model.disparity
+        planes = network_image(pixels, self.model.image, self.sizes)
+        answer = self.backend.run({"image": planes}).get("disparity")
         if answer is None or answer.shape != (1, 1, *planes.shape[2:]):
             raise BundleError("the model's output differs from its manifest; export it again")
         if not np.isfinite(answer).all():
@@ -111,16 +118,38 @@ class Refocuser:
         return upsample.edge_aware(disparity, _eight_bit(pixels))
 
 
-def load(model: str | os.PathLike[str] | None = None, *, threads: int | None = None) -> Refocuser:
-    """Load a bundle: None is the one that ships with argan, else a path or the name of a shipped
-    one. `threads` None means every core. MissingFileError or BundleError."""
-    # Only here: who brings a disparity of their own needs no onnxruntime.
-    from argan.backends.onnx import Onnx
+def load(
+    model: str | os.PathLike[str] | None = None,
+    *,
+    backend: str | None = None,
+    precision: str | None = None,
+    threads: int | None = None,
+) -> Refocuser:
+    """Load a model.
 
+    model      a bundle, the description of a model of your own (NAME.toml, see argan.adapter), the
+               name of a bundle that ships, or None for the default one
+    backend    "onnx", "tflite" or "coreml"; "torch" takes the folder of a training run for a model.
+               None: the first of them that the model has
+    precision  None: the most exact that the model has in that format
+    threads    None: every core
+
+    MissingFileError, MissingExtraError (with the pip command), BundleError, or InputError.
+    """
     if threads is not None and threads < 1:
         raise InputError(f"{threads} threads: give 1 or more")
-    content = bundle.read(find_model(model))
-    return Refocuser(content, Onnx(content.model(content.find("onnx")), threads=threads), threads)
+    if backend == "torch":
+        if model is None or precision is not None:
+            raise InputError("torch runs the folder of a training run, as it is: give it as model")
+        return open_run(Path(model), threads)
+    if backend not in (None, *bundle.FORMATS):
+        raise InputError(f"no backend {backend!r}; give {', '.join(bundle.FORMATS)} or torch")
+    content = read_model(find_model(model))
+    there = {v.format for v in content.variants if v.graph == "disparity"}
+    first = next((format for format in bundle.FORMATS if format in there), "onnx")
+    variant = content.find(backend or first, precision)
+    opened = open_variant(content, variant, threads=threads)
+    return Refocuser(content, opened, threads, variant.sizes)
 
 
 def refocus(
@@ -157,8 +186,8 @@ def render(
     *,
     focus: float,
     blur: float,
-    blades: int = 0,
-    rotation: float = 0.0,
+    pupil: optics.Pupil = optics.ROUND,
+    highlights: float = 1.0,
     quality: Quality = "final",
     threads: int | None = None,
 ) -> Pixels:
@@ -167,12 +196,10 @@ def render(
         raise InputError(f"focus {focus}: give a finite disparity")
     if not 0 <= blur < math.inf:
         raise InputError(f"blur {blur}: give 0 or more px per unit of disparity")
-    if blades != 0 and not 3 <= blades <= 11:
-        raise InputError(f"{blades} blades: give 3 to 11, or 0 for a round pupil")
     # The lens works in float32 and takes no other float.
     taken = pixels.astype(np.float32) if pixels.dtype.kind == "f" else pixels
     image = lens.render(
-        taken, disparity, focus=focus, blur=blur, blades=blades, rotation=rotation,
+        taken, disparity, focus=focus, blur=blur, pupil=pupil, highlights=highlights,
         quality=quality, threads=threads,
     )  # fmt: skip
     return image.astype(pixels.dtype, copy=False)
@@ -238,8 +265,21 @@ def auto_focus(disparity: Disparity) -> float:
     return float(small.ravel()[order[at]])
 
 
-def network_size(height: int, width: int, port: bundle.Image) -> tuple[int, int]:
-    """(height, width) at which the network sees a photo: its shape, about nominal^2 px."""
+def network_size(
+    height: int,
+    width: int,
+    port: bundle.Image,
+    sizes: Sequence[tuple[int, int]] | None = None,
+) -> tuple[int, int]:
+    """(height, width) at which the network sees a photo: its shape, about nominal^2 px; of `sizes`
+    the one nearest in shape, then in area."""
+    if sizes is not None:
+
+        def strangeness(size: tuple[int, int]) -> tuple[float, float]:
+            shape = abs(math.log(size[0] * width / (size[1] * height)))
+            return round(shape, 6), abs(math.log(size[0] * size[1] / port.nominal**2))
+
+        return min(sizes, key=strangeness)
     scale = port.nominal / math.sqrt(height * width)
 
     def side(length: int) -> int:
@@ -248,6 +288,14 @@ def network_size(height: int, width: int, port: bundle.Image) -> tuple[int, int]
         return max(steps, fewest) * port.multiple_of
 
     return port.height or side(height), port.width or side(width)
+
+
+def network_image(
+    pixels: Pixels, port: bundle.Image, sizes: Sequence[tuple[int, int]] | None = None
+) -> NDArray[np.float32]:
+    """What the network sees of a photo: sRGB [1, 3, H, W] in 0..1, of `network_size`."""
+    small = _resize(pixels, network_size(pixels.shape[0], pixels.shape[1], port, sizes))
+    return np.ascontiguousarray(_unit(small).transpose(2, 0, 1)[None])
 
 
 def _resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:

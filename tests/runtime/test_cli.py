@@ -138,7 +138,7 @@ BAD = {
     "blades": (["refocus", "photo.jpg", *MODEL, "--blades", "12"], "3 to 11"),
     "threads": (["refocus", "photo.jpg", *MODEL, "--threads", "0"], "--threads"),
     "quality": (["refocus", "photo.jpg", *MODEL, "--quality", "best"], "--quality"),
-    "backend": (["refocus", "photo.jpg", *MODEL, "--backend", "torch"], "--backend"),
+    "backend": (["refocus", "photo.jpg", *MODEL, "--backend", "tensorrt"], "--backend"),
     "output type": (["refocus", "photo.jpg", *MODEL, "-o", "out.tif"], "use .jpg"),
     "depth as jpg": (["depth", "photo.jpg", *MODEL, "-o", "out.jpg"], "use .npy or .png"),
     "output folder": (["refocus", "photo.jpg", *MODEL, "-o", "gone/out.jpg"], "make it first"),

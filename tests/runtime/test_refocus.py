@@ -167,7 +167,7 @@ BAD = {
     "negative blur": ({"blur": -1}, "0 or more"),
     "infinite blur": ({"blur": float("inf")}, "0 or more"),
     "NaN strength": ({"strength": float("nan")}, "0 or more"),
-    "two blades": ({"blades": 2}, "3 to 11"),
+    "highlights": ({"highlights": -1}, "give 0 or more"),
     "flat array": ({"picture": np.zeros((4, 4), np.uint8)}, r"\[H, W, 3\]"),
     "empty array": ({"picture": np.zeros((0, 4, 3), np.uint8)}, r"\[H, W, 3\]"),
     "int64 array": ({"picture": np.zeros((4, 4, 3), np.int64)}, "uint8"),

@@ -1,19 +1,28 @@
 """Shapes, ranges, and that gradients reach what they should."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn import functional as F
 
-from argan_train import losses
+from argan_train import image_metrics, losses
+from argan_train.ar_gan_dr import load_depth_net
+from argan_train.distributed import BatchNorm2d
 from argan_train.networks import (
     DepthExpansion,
     DepthNet,
     Discriminator,
     Generator,
+    Lite0DepthNet,
+    SameConv2d,
     batch_deviation,
+    depth_net,
     doubled_conv,
     stage_channels,
 )
+
+WEIGHTS = Path(__file__).parents[2] / "weights"
 
 
 def generator() -> Generator:
@@ -59,6 +68,58 @@ def test_depth_net_takes_any_multiple_of_32(height: int, width: int) -> None:
     disparity = DepthNet(4).eval()(torch.rand(1, 3, height, width))
     assert disparity.shape == (1, 1, height, width)
     assert 0 < disparity.min() and disparity.max() < 1
+
+
+@pytest.mark.parametrize("expand", [1, 2])
+@pytest.mark.parametrize(
+    "name, most", [("nano", 0.5e6), ("small", 1.5e6), ("base", 5e6), ("lite0", 5e6)]
+)
+def test_each_size_keeps_its_limit(name: str, most: float, expand: int) -> None:
+    network = depth_net(name, expand).eval()
+    assert most / 3 < sum(p.numel() for p in network.parameters()) <= most
+    disparity = network(torch.rand(1, 3, 32, 64))
+    assert disparity.shape == (1, 1, 32, 64) and 0 < disparity.min() and disparity.max() < 1
+
+
+def test_only_ops_that_phones_run_well() -> None:
+    """No squeeze-and-excitation, no other activation, no transposed convolution, no reflection."""
+    for name in ("nano", "lite0"):
+        leaves = {type(m) for m in depth_net(name, 2).modules() if not list(m.children())}
+        assert leaves <= {torch.nn.Conv2d, SameConv2d, BatchNorm2d, torch.nn.ReLU6}
+
+
+def test_a_light_decoder_has_no_expansions() -> None:
+    light, wide = DepthNet(16, decoder_expand=1), DepthNet(16)
+    assert [len(stage.layers) for stage in light.decoder] == [5] * 4  # type: ignore[arg-type]
+    assert [len(stage.layers) for stage in wide.decoder] == [8] * 4  # type: ignore[arg-type]
+    assert light.encoder.state_dict().keys() == wide.encoder.state_dict().keys()
+
+
+def test_the_weights_that_ship_are_those_of_a_network_without_the_setting() -> None:
+    network, config = load_depth_net(WEIGHTS / "flowers-dr")  # fails where a name has changed
+    assert config.decoder_expand == 2
+    assert sum(p.numel() for p in network.parameters()) == 319_377
+
+
+def test_the_imagenet_encoder_is_efficientnet_lite0() -> None:
+    """Its features are those of the network that FID is measured on, which is tested by itself."""
+    pytest.importorskip(image_metrics.EFFLITE0_PACKAGE)
+    state = image_metrics.efficientnet_lite0_weights()
+    network, known = Lite0DepthNet().eval(), image_metrics.EfficientNetLite0(state)
+    network.load_imagenet(state)
+    image = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    x, expected = F.relu6(known.stem((image * 255 - 127) / 128)), []
+    for i, block in enumerate(known.blocks):
+        x = block(x)
+        expected += [x] if i in Lite0DepthNet.TAPS else []
+    found = network.features(image)
+    assert [f.shape[-2:] for f in found] == [(32 >> i, 48 >> i) for i in range(5)]
+    for one, two in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=5e-4)  # seen: 5e-5 of 55
+    wrong = dict(state)
+    del wrong["_bn0.weight"]
+    with pytest.raises(ValueError, match="zip"):
+        network.load_imagenet(wrong)
 
 
 def test_channels_double_down_to_four_times_the_width() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +15,11 @@ from torch.nn import functional as F
 from argan import Refocuser, bundle
 from argan.errors import InputError
 from argan.optics import REFERENCE_F_NUMBER, Aperture
-from argan_train import augment, checkpoint, distributed, losses, metrics, render
+from argan_train import augment, checkpoint, distributed, image_metrics, losses, metrics, render
 from argan_train.ar_gan import load_generator, photograph, pupil_points
 from argan_train.config import ArGanConfig, ArGanDrConfig, build
-from argan_train.loop import seeded, update_average
-from argan_train.networks import DepthNet, Generator
+from argan_train.loop import INPUTS, seeded, update_average
+from argan_train.networks import DepthNet, Generator, Lite0DepthNet, depth_net
 from argan_train.pictures import disparity_rows, image_rows
 
 # A teacher's disparity D in [-limit, limit] px becomes d = D / limit + 1, held to 0..1: 0 is the
@@ -28,6 +29,7 @@ SUBJECT_THRESHOLD = 0.5
 SNAP_SMOOTH = 0.01  # variance of sRGB values
 RENDERED_VIEWS = 8
 MULTIPLE = 32  # of the sides of the network's picture
+PRETRAINED_RATE = 0.1  # of the learning rate, for what was pretrained: a whole one would undo it
 
 
 class ArGanDr:
@@ -47,13 +49,16 @@ class ArGanDr:
         self.config, self.teachers, self.device = config, list(teachers), device
         self.photos = photos
         torch.manual_seed(config.seed)
-        self.network = DepthNet(DepthNet.WIDTHS[config.network]).to(device)
+        self.network = depth_net(config.network, config.decoder_expand).to(device)
+        if isinstance(self.network, Lite0DepthNet):
+            self.network.load_imagenet(image_metrics.efficientnet_lite0_weights())
         # Depthwise convolutions train half as fast again in this layout on the CPU.
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
+            groups_of_parameters(self.network),
+            lr=config.learning_rate, weight_decay=config.weight_decay,
+        )  # fmt: skip
 
     def parts(self) -> dict[str, torch.nn.Module | torch.optim.Optimizer]:
         return {"network": self.network, "ema": self.ema, "optimizer": self.optimizer}
@@ -133,7 +138,8 @@ class ArGanDr:
         image, target = self.lesson(config.batch // world, rng, step)
         for group in self.optimizer.param_groups:  # warms up, then falls to nothing along a cosine
             group["lr"] = (
-                config.learning_rate
+                group["rate"]
+                * config.learning_rate
                 * min(step / config.warmup, 1.0)
                 * (0.5 + 0.5 * float(np.cos(np.pi * step / config.steps)))
             )
@@ -192,6 +198,15 @@ class ArGanDr:
         )
 
 
+def groups_of_parameters(network: torch.nn.Module) -> list[dict[str, Any]]:
+    """For the optimiser: each with its "rate", the share of the learning rate that it learns at."""
+    if not isinstance(network, Lite0DepthNet):
+        return [{"params": list(network.parameters()), "rate": 1.0}]
+    pretrained = list(network.pretrained().parameters())
+    new = [*network.decoder.parameters(), *network.head.parameters()]
+    return [{"params": pretrained, "rate": PRETRAINED_RATE}, {"params": new, "rate": 1.0}]
+
+
 def fill_holes(disparity: Tensor) -> Tensor:
     """`augment.fill_holes` at half size, where the disparity has lost nothing: it is smooth."""
     half = F.avg_pool2d(disparity, 2)
@@ -209,10 +224,35 @@ def load_teachers(
     return teachers
 
 
-def load_depth_net(run: Path) -> tuple[DepthNet, ArGanDrConfig]:
+def describe_sources(
+    runs: Sequence[Path], config: ArGanDrConfig
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a student learns from: the record of its run, and {file: sha256}."""
+    if len({run.name for run in runs}) < len(runs):
+        raise InputError("two teachers' folders have one name: rename one of them")
+    teachers, inputs = {}, {}
+    for run in runs:
+        about = checkpoint.read_json(run / "config.json")
+        digest = checkpoint.sha256(run / "ema.safetensors")
+        teachers[run.name] = {"sha256": digest, "record": about, "data": about["data"]}
+        inputs[f"{run.name}/ema.safetensors"] = digest
+        if (run / INPUTS).exists():  # the photos behind it
+            inputs[f"{run.name}/{INPUTS}"] = checkpoint.sha256(run / INPUTS)
+    record: dict[str, Any] = {"teachers": teachers}
+    if config.network == "lite0":
+        record["pretrained"] = {
+            "weights": "EfficientNet-Lite0, pretrained on ImageNet",
+            "package": image_metrics.EFFLITE0_PACKAGE.replace("_", "-"),
+            "sha256": image_metrics.EFFLITE0_SHA256,
+        }
+        inputs[image_metrics.EFFLITE0_FILE] = image_metrics.EFFLITE0_SHA256
+    return record, inputs
+
+
+def load_depth_net(run: Path) -> tuple[DepthNet | Lite0DepthNet, ArGanDrConfig]:
     """The averaged depth network of a run."""
     config = build(ArGanDrConfig, checkpoint.read_json(run / "config.json")["settings"])
-    network = DepthNet(DepthNet.WIDTHS[config.network])
+    network = depth_net(config.network, config.decoder_expand)
     network.load_state_dict(checkpoint.load_floats(run / "ema.safetensors"))
     return network.eval().requires_grad_(False), config
 
@@ -220,7 +260,7 @@ def load_depth_net(run: Path) -> tuple[DepthNet, ArGanDrConfig]:
 class TorchBackend:
     """A depth network as a backend of the runtime."""
 
-    def __init__(self, network: DepthNet) -> None:
+    def __init__(self, network: torch.nn.Module) -> None:
         self.network = network
 
     @torch.no_grad()

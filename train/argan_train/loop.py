@@ -2,6 +2,7 @@
 
 A run folder explains itself:
     config.json         method, settings, versions, data (with hash), device, steps and seconds
+    inputs.sha256       every file that was learnt from, as sha256sum prints them
     log.jsonl           one line per `log_every` steps
     state.safetensors   everything that resuming needs
     ema.safetensors     the network that users run: the averaged one, where the method averages
@@ -38,7 +39,9 @@ from argan import __version__
 from argan.errors import Error, InputError
 from argan_train import checkpoint, distributed, summary
 from argan_train.config import ArGanConfig, ArGanDrConfig, CycleGanConfig
+from argan_train.data import sha256_lines
 
+INPUTS = "inputs.sha256"
 # On resuming. Of these only bf16 and compile change a result, by rounding.
 MAY_CHANGE = ("steps", "picture_every", "save_every", "log_every", "bf16", "compile", "capture")
 ASK_EVERY = 8  # steps between questions to the other processes whether one was told to stop
@@ -155,11 +158,19 @@ class Recorder:
     """What the first process leaves in the run folder."""
 
     def __init__(
-        self, method: Method, folder: Path, record: dict[str, Any], done: int, spent: float
+        self,
+        method: Method,
+        folder: Path,
+        record: dict[str, Any],
+        inputs: dict[str, str],
+        done: int,
+        spent: float,
     ) -> None:
         self.method, self.folder, self.record = method, folder, record
         self.start = time.monotonic() - spent
         (folder / "samples").mkdir(parents=True, exist_ok=True)
+        if inputs:
+            (folder / INPUTS).write_bytes(sha256_lines(inputs))
         log = folder / "log.jsonl"
         kept = [line for line in summary.read_log(log) if line["step"] <= done]
         log.write_text("".join(json.dumps(line) + "\n" for line in kept))
@@ -241,12 +252,22 @@ def finite(scalars: dict[str, Tensor], step: int, folder: Path) -> dict[str, flo
 
 
 def train(
-    method: Method, folder: Path, data: dict[str, Any], device: torch.device, resuming: bool = False
+    method: Method,
+    folder: Path,
+    data: dict[str, Any],
+    device: torch.device,
+    resuming: bool = False,
+    inputs: dict[str, str] | None = None,
+    bar: tqdm | None = None,
 ) -> dict[str, float]:
     """Train into `folder` until `config.steps`, or until told to stop; -> the last log line (empty
-    in all processes but the first, which writes the folder)."""
+    in all processes but the first, which writes the folder).
+
+    data    what was learnt from, in words and figures; inputs: {file: sha256} of all of it
+    bar     to show the images on, in place of one of its own
+    """
     try:
-        return _train(method, folder, data, device, resuming)
+        return _train(method, folder, data, device, resuming, inputs or {}, bar)
     except OSError as error:
         raise Error(
             f"{folder}: {error.strerror or error}; its last checkpoint is kept:"
@@ -255,17 +276,24 @@ def train(
 
 
 def _train(
-    method: Method, folder: Path, data: dict[str, Any], device: torch.device, resuming: bool
+    method: Method,
+    folder: Path,
+    data: dict[str, Any],
+    device: torch.device,
+    resuming: bool,
+    inputs: dict[str, str],
+    shown: tqdm | None,
 ) -> dict[str, float]:
     config = method.config
     done, spent = prepare(method, folder, resuming)
     recorder = None
     if distributed.rank() == 0:
-        recorder = Recorder(method, folder, describe(method, data, device), done, spent)
+        recorder = Recorder(method, folder, describe(method, data, device), inputs, done, spent)
     line: dict[str, float] = {}
-    bar = tqdm(total=config.steps * config.batch, initial=done * config.batch, unit="img",
-               mininterval=1, disable=recorder is None)  # fmt: skip
-    with stop_signals() as received, bar:
+    own = tqdm(total=config.steps * config.batch, initial=done * config.batch, unit="img",
+               mininterval=1, disable=recorder is None or shown is not None)  # fmt: skip
+    bar = own if shown is None else shown
+    with stop_signals() as received, own:
         for step in range(done + 1, config.steps + 1):
             scalars = method.step(step)
             bar.update(config.batch)
@@ -286,7 +314,7 @@ def _train(
                     recorder.save(step)
             if told:
                 told_so = f"stopped at step {step} of {config.steps}: --resume goes on from there"
-                bar.write(told_so, file=sys.stderr)
+                tqdm.write(told_so, file=sys.stderr)
                 break
     if recorder:
         recorder.close()

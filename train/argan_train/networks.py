@@ -193,17 +193,25 @@ def batch_deviation(x: Tensor) -> Tensor:
 
 
 class Separable(nn.Module):
-    """Inverted residual (Sandler et al. 2018): expand 1x1, depthwise 3x3, project 1x1."""
+    """Inverted residual (Sandler et al. 2018): expand 1x1 (not where `expand` is 1), depthwise
+    k x k, project 1x1."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int = 1, expand: int = 4) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        stride: int = 1,
+        expand: int = 4,
+        kernel: int = 3,
+        conv: type[nn.Conv2d] = nn.Conv2d,
+    ) -> None:
         super().__init__()
         inner = inputs * expand
         self.residual = stride == 1 and inputs == outputs
+        expansion = [nn.Conv2d(inputs, inner, 1, bias=False), BatchNorm2d(inner), nn.ReLU6()]
         self.layers = nn.Sequential(
-            nn.Conv2d(inputs, inner, 1, bias=False),
-            BatchNorm2d(inner),
-            nn.ReLU6(),
-            nn.Conv2d(inner, inner, 3, stride, 1, groups=inner, bias=False),
+            *(expansion if expand > 1 else []),
+            conv(inner, inner, kernel, stride, kernel // 2, groups=inner, bias=False),
             BatchNorm2d(inner),
             nn.ReLU6(),
             nn.Conv2d(inner, outputs, 1, bias=False),
@@ -218,15 +226,15 @@ class DepthNet(nn.Module):
     """AR-GAN-DR: photo -> disparity, from ops that every phone accelerator has and int8 survives
     (convolution, depthwise convolution, ReLU6, bilinear enlargement, concatenation).
 
-    width   parameters   multiplications at 256 x 256
-    16      0.32 M       0.28 G    "nano"
-    32      1.22 M       1.04 G    "small"
-    64      4.76 M       4.02 G    "base"
+    width  decoder_expand  parameters  multiplications at 256 x 256 (`benchmarks/networks.py`)
+    16     1 | 2           0.22 | 0.32 M   0.14 | 0.28 G   "nano"
+    32     1 | 2           0.83 | 1.22 M   0.50 | 1.04 G   "small"
+    64     1 | 2           3.23 | 4.76 M   1.87 | 4.02 G   "base"
     """
 
     WIDTHS = {"nano": 16, "small": 32, "base": 64}
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, decoder_expand: int = 2) -> None:
         super().__init__()
         stages = [width, width * 3 // 2, width * 2, width * 4, width * 6]  # at 1/2, 1/4 ... 1/32
         self.stem = nn.Sequential(
@@ -236,21 +244,104 @@ class DepthNet(nn.Module):
             nn.Sequential(Separable(a, b, stride=2), Separable(b, b))
             for a, b in zip(stages[:-1], stages[1:], strict=True)
         )
-        self.decoder = nn.ModuleList(
-            Separable(below + here, here, expand=2)
-            for below, here in zip(stages[:0:-1], stages[-2::-1], strict=True)
-        )
+        self.decoder = make_decoder(stages, decoder_expand)
         self.head = nn.Conv2d(stages[0], 1, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
         """[N, 3, H, W] sRGB 0..1, H and W multiples of 32 -> [N, 1, H, W] in 0..1."""
-        x = self.stem(image * 4 - 2)
-        features = [x]
+        features = [self.stem(image * 4 - 2)]
         for stage in self.encoder:
             features.append(stage(features[-1]))
-        x = features.pop()
-        for stage in self.decoder:
-            x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
-            x = stage(torch.cat([x, features.pop()], dim=1))
-        x = F.interpolate(self.head(x), scale_factor=2.0, mode="bilinear", align_corners=False)
-        return torch.sigmoid(x)
+        return decode(self.decoder, self.head, features)
+
+
+def make_decoder(stages: list[int], expand: int) -> nn.ModuleList:
+    """For features of `stages` channels at 1/2, 1/4 ... 1/32."""
+    return nn.ModuleList(
+        Separable(below + here, here, expand=expand)
+        for below, here in zip(stages[:0:-1], stages[-2::-1], strict=True)
+    )
+
+
+def decode(decoder: nn.ModuleList, head: nn.Module, features: list[Tensor]) -> Tensor:
+    """Features at 1/2, 1/4 ... 1/32 -> disparity [N, 1, H, W] in 0..1."""
+    x = features.pop()
+    for stage in decoder:
+        x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+        x = stage(torch.cat([x, features.pop()], dim=1))
+    x = F.interpolate(head(x), scale_factor=2.0, mode="bilinear", align_corners=False)
+    return torch.sigmoid(x)
+
+
+class SameConv2d(nn.Conv2d):
+    """Padded as TensorFlow's SAME: at stride 2, even sizes, one pixel less before than after."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.stride == (1, 1):
+            return super().forward(x)
+        margin = self.kernel_size[0] - 2
+        before, after = margin // 2, margin - margin // 2
+        x = F.pad(x, (before, after, before, after))
+        return F.conv2d(x, self.weight, self.bias, self.stride, groups=self.groups)
+
+
+class Lite0DepthNet(nn.Module):
+    """AR-GAN-DR with another encoder: EfficientNet-Lite0 (Tan and Le 2019; no SE, ReLU6), to be
+    pretrained on ImageNet, which AR-GAN itself does without. Decoder and head as `DepthNet`.
+
+    decoder_expand 1 | 2: 3.02 | 3.52 M parameters, 0.52 | 0.80 G multiplications at 256 x 256.
+    """
+
+    # Repeats, kernel, stride, expansion, channels; of B0, and nothing is scaled.
+    STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80),
+              (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))  # fmt: skip
+    TAPS = (0, 2, 4, 10, 15)  # the last blocks at 1/2, 1/4 ... 1/32
+
+    def __init__(self, decoder_expand: int = 2) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            SameConv2d(3, 32, 3, 2, bias=False), BatchNorm2d(32), nn.ReLU6()
+        )
+        blocks, inputs = [], 32
+        for repeats, kernel, stride, expand, outputs in self.STAGES:
+            for i in range(repeats):
+                step = stride if i == 0 else 1
+                blocks.append(Separable(inputs, outputs, step, expand, kernel, SameConv2d))
+                inputs = outputs
+        self.encoder = nn.ModuleList(blocks)
+        for layer in self.modules():
+            if isinstance(layer, BatchNorm2d):
+                layer.eps = 1e-3  # TensorFlow's
+        stages = [16, 24, 40, 112, 320]
+        self.decoder = make_decoder(stages, decoder_expand)
+        self.head = nn.Conv2d(stages[0], 1, 3, padding=1)
+
+    def pretrained(self) -> nn.ModuleList:
+        """What `load_imagenet` fills."""
+        return nn.ModuleList([self.stem, self.encoder])
+
+    def load_imagenet(self, state: dict[str, Tensor]) -> None:
+        """The state dict of the PyPI package: its tensors have other names and the same order."""
+        trunk = [v for k, v in state.items() if not k.startswith(("_conv_head", "_bn1", "_fc"))]
+        own = self.pretrained().state_dict()
+        self.pretrained().load_state_dict(dict(zip(own, trunk, strict=True)))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """[N, 3, H, W] sRGB 0..1, H and W multiples of 32 -> [N, 1, H, W] in 0..1."""
+        return decode(self.decoder, self.head, self.features(image))
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """At 1/2, 1/4 ... 1/32."""
+        x, found = self.stem(image * (255 / 128) - 127 / 128), []  # as it was pretrained
+        for i, block in enumerate(self.encoder):
+            x = block(x)
+            if i in self.TAPS:
+                found.append(x)
+        return found
+
+
+def depth_net(name: str, decoder_expand: int) -> DepthNet | Lite0DepthNet:
+    """By the name of the setting `network`; untrained."""
+    if name == "lite0":
+        return Lite0DepthNet(decoder_expand)
+    return DepthNet(DepthNet.WIDTHS[name], decoder_expand)

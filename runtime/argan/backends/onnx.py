@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import onnxruntime as ort
 
-from argan.backends import Tensors
+from argan.backends import Port, Signature, Tensors
 from argan.errors import BundleError
+
+TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8,
+    "tensor(int8)": np.int8,
+}
 
 
 class Onnx:
@@ -24,14 +33,24 @@ class Onnx:
             self.session = ort.InferenceSession(model, options, ["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has no common base of its errors
             raise BundleError(f"onnxruntime can't load the model: {_brief(error)}") from error
+        inputs = tuple(_port(node) for node in self.session.get_inputs())
+        outputs = tuple(_port(node) for node in self.session.get_outputs())
+        self.signatures: tuple[Signature, ...] = (Signature("", inputs, outputs),)
 
-    def run(self, inputs: Tensors) -> Tensors:
+    def run(self, inputs: Tensors, signature: str = "") -> Tensors:
         try:
             outputs = self.session.run(None, dict(inputs))
         except Exception as error:
             raise BundleError(f"onnxruntime can't run the model: {_brief(error)}") from error
         names = [output.name for output in self.session.get_outputs()]
         return dict(zip(names, outputs, strict=True))
+
+
+def _port(node: ort.NodeArg) -> Port:
+    if node.type not in TYPES:
+        raise BundleError(f"the model's {node.name} is a {node.type}, not a float or 8-bit tensor")
+    shape = tuple(side if isinstance(side, int) else None for side in node.shape)
+    return Port(node.name, shape, np.dtype(TYPES[node.type]))
 
 
 def _brief(error: Exception) -> str:

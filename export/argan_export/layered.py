@@ -1,0 +1,361 @@
+"""The lens as a graph for phones: `Layered`, the renderer, and `RefocusGraph`, photo -> bokeh.
+
+The picture is that of `argan.lens.render`, from operations that every phone accelerator has:
+slices and concatenations, depthwise convolutions with constant kernels, average pooling, bilinear
+enlargement, and elementwise arithmetic. Nothing is gathered, reflected, sorted or masked, and no
+shape depends on the input. Focus and blur are inputs; the size is fixed when the graph is made.
+
+How it works. The photo, in linear light, is cut into soft slices by its signed blur radius: those
+in front of the focal plane, the sharp one, and those behind it. A slice is premultiplied colour
+and coverage; a disc of constant radius blurs both. Slices up to 2.5 px are blurred at full size,
+those from 4.4 to 7 px at half size, up to 14 px at a quarter and so on, with the same three discs:
+the largest filter has 7 x 7 taps whatever the radius. From front to back each slice fills what
+those before it left clear. What stays clear behind an outline was hidden in the photo; it takes
+the blurred background's colour divided by its coverage, and where there is none, colours from
+around the hole, from a pyramid of means.
+
+Every value stays below 3200 and every divisor above 1e-3, so that float16 holds them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from argan.errors import ShapeError
+
+MULTIPLE = 32  # of the sides
+
+# Radii of the slices, in px of full size, and in px of every smaller size. Chosen on 8 of the 12
+# oracle scenes: one slice more costs a tenth more time and brings 0.05 dB at most.
+FINE = (1.25, 2.5)
+OCTAVE = (2.2, 2.7, 3.5)
+MARGIN_FINE, MARGIN_OCTAVE = 2, 3  # px that the widest disc of each reaches
+LARGEST = 0.05  # of the longer side: the least that the largest radius is to be
+SOFTENING = 1.5  # px^2: halving and doubling widen a disc as much; taken off the squared radius
+
+SURE = 4  # a coverage of 1/4 is enough to take a hole's colour from its own neighbourhood
+FAINT = 1 / 64  # coverage that every pixel of the photo has where a hole is filled
+UNHIDDEN = 0.01  # of a disc: a smaller part says too little of what goes on behind an outline
+LEAST = 1e-3  # divisor
+FILL_LEVELS = 4  # halvings of the smallest size: a hole is filled from as far as 1/4 of the photo
+
+# Small clipped spots are taken for lights: their true brightness is unknown, 1 is too little for
+# their discs. Chosen on the same 8 scenes.
+LIGHT_GAIN = 8
+LIGHT_WHITE = 0.98  # sRGB of the darkest channel from which a pixel counts as clipped
+LIGHT_SHARE = 0.03  # part of its surroundings from which clipped pixels are no light but a surface
+LIGHT_AROUND = 16  # widths of these surroundings in the photo's width
+
+# Linear light from sRGB (IEC 61966-2-1) and back, without powers: least maximum error in sRGB,
+# 5e-5 and 4e-5. Above the toe a polynomial, and a sum of x, x^1/2, x^1/4 and x^1/8.
+TOE_SRGB, TOE_LINEAR, TOE_SLOPE = 0.04045, 0.0031308, 12.92
+DECODE = (0.07814431, 0.59554903, 0.6250523, -0.29799848, 0.09105093)
+ENCODE = (-0.02098595, 0.65851818, 0.67811427, -0.30945227)
+
+
+class Layered(nn.Module):
+    """image [1, 3, H, W] sRGB 0..1, disparity [1, 1, H, W], focus [1] disparity, blur [1] K, px of
+    disc radius at this size per unit of disparity -> bokeh [1, 3, H, W] sRGB 0..1.
+
+    Larger disparity is nearer; |disparity - focus| K must stay below 65504 where the graph runs in
+    float16. Radii above `largest_radius` px, 5 % of the longer side or more, are cut to it.
+    ShapeError unless H and W are multiples of 32.
+    """
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__()
+        if height % MULTIPLE or width % MULTIPLE or min(height, width) <= 0:
+            raise ShapeError(f"{width}x{height} px: give sides that are multiples of {MULTIPLE}")
+        wanted = LARGEST * max(height, width) / OCTAVE[-1]
+        self.levels = min(max(math.ceil(math.log2(wanted)), 1), 5)  # 5: sides halve as often
+        self.largest_radius = OCTAVE[-1] * 2**self.levels
+        self.cell = math.gcd(height, width, 1 << int(math.log2(width / LIGHT_AROUND)))
+        smallest = math.gcd(height, width) >> self.levels
+        self.fills = min(int(math.log2(smallest & -smallest)), FILL_LEVELS)
+        self.fine = nn.ModuleList(Disc(r, 10, MARGIN_FINE) for r in FINE)
+        soft = [math.sqrt(r * r - SOFTENING) for r in OCTAVE]
+        self.octave = nn.ModuleList(Disc(r, 10, MARGIN_OCTAVE) for r in soft)
+        tent = np.outer((1, 3, 3, 1), (1, 3, 3, 1)) / 64
+        self.register_buffer("tent", _weights(tent, 10), persistent=False)
+        self.tent: Tensor
+
+    def forward(self, image: Tensor, disparity: Tensor, focus: Tensor, blur: Tensor) -> Tensor:
+        limit = self.largest_radius
+        signed = ((disparity - focus) * blur).clamp(-limit, limit)
+        light = self.light(image)
+        wide = clamped(torch.cat([light, signed], 1), MARGIN_FINE)
+        wide_light, wide_signed = wide.split((3, 1), 1)
+        ramps = _ramps(_sides(wide_signed), (0, *FINE, 2 * OCTAVE[0]))
+        pieces = [
+            _pieces(disc(_slice(wide_light, wide_light, lower, upper)))
+            for disc, lower, upper in zip(self.fine, ramps[:-1], ramps[1:], strict=True)
+        ]
+        blurred, far = (_inner(ramp, MARGIN_FINE) for ramp in (ramps[0], ramps[-1]))
+        before, after = blurred.split(1, 1)
+        sharp = 1 - before - after
+
+        total, back, hidden = self.reduced(light, far, _sides(signed))
+        for front, _ in pieces[::-1]:
+            total = _under(total, front)
+        total = _under(total, Piece(light * sharp, sharp, 1 - before))
+        for _, behind in pieces:
+            total = _under(total, behind)
+        return _srgb(total.colour + total.clear * (back.colour + back.clear * hidden))
+
+    def light(self, image: Tensor) -> Tensor:
+        """Linear [1, 3, H, W], small lights brighter than 1."""
+        red, green, blue = image.split(1, 1)
+        clipped = torch.minimum(torch.minimum(red, green), blue)
+        clipped = ((clipped - LIGHT_WHITE) * (1 / (1 - LIGHT_WHITE))).clamp(0, 1)
+        around = _enlarged(F.avg_pool2d(clipped, self.cell), self.cell)
+        spot = clipped * (1 - around * (1 / LIGHT_SHARE)).relu()
+        return _linear(image) * (1 + LIGHT_GAIN * spot)
+
+    def reduced(self, light: Tensor, far: Tensor, radius: Tensor) -> Reduced:
+        """What is too blurred for full size: `far`, a share of the photo on either side."""
+        before, after = far.split(1, 1)
+        sums = torch.cat([light * before, light * after, far, far * radius], 1)
+        sums, photo = F.avg_pool2d(sums, 2), F.avg_pool2d(light, 2)
+        front, _, coverage, _, _ = sums.split((3, 3, 1, 1, 2), 1)
+        visible = torch.cat([(1 + FAINT) * photo - front, (1 + FAINT) - coverage], 1)
+        return _doubled(self.octaves(sums, visible, 1))
+
+    def octaves(self, sums: Tensor, visible: Tensor, level: int) -> Reduced:
+        """`reduced` at one smaller size.
+
+        sums     [1, 10, h, w]: premultiplied colour in front and behind, their coverages, and
+                 these times radius in px of the double size
+        visible  [1, 4, h, w]: all that is not in front, to fill holes from
+        """
+        last = level == self.levels
+        front, behind, coverage, moment = clamped(sums, MARGIN_OCTAVE).split((3, 3, 2, 2), 1)
+        radius = moment / (2 * coverage).clamp_min(LEAST)
+        ramps = _ramps(radius, OCTAVE if last else (*OCTAVE, 2 * OCTAVE[0]))
+        shares = [1 - ramps[0], *(a - b for a, b in zip(ramps, ramps[1:], strict=False))]
+        beyond = [coverage, *(coverage * ramp for ramp in ramps)]
+        if last:
+            shares.append(ramps[-1])
+            beyond.append(torch.zeros_like(coverage))
+        pieces = [
+            _pieces(disc(_slice(front, behind, lower, upper, share)))
+            for disc, lower, upper, share in zip(
+                self.octave, beyond[:-1], beyond[1:], shares, strict=True
+            )
+        ]
+        far = None
+        for _, piece in pieces:
+            far = _under(far, piece)
+        near = None
+        if last:
+            hidden = self.filled(visible, self.fills)
+        else:
+            before, after = ramps[-1].split(1, 1)
+            rest = [front * before, behind * after, beyond[-1], beyond[-1] * radius]
+            rest = _inner(torch.cat(rest, 1), MARGIN_OCTAVE - 1)
+            smaller = F.conv2d(rest, self.tent, stride=2, groups=rest.shape[1])
+            near, deeper, hidden = _doubled(
+                self.octaves(smaller, F.avg_pool2d(visible, 2), level + 1)
+            )
+            far = Seen(far.colour + far.clear * deeper.colour, far.clear * deeper.clear)
+        for piece, _ in pieces[::-1]:
+            near = _under(near, piece)
+        return Reduced(near, far, hidden)
+
+    def filled(self, layer: Tensor, halvings: int) -> Tensor:
+        """Premultiplied colour and coverage [1, 4, h, w] -> colour [1, 3, h, w]; where little is
+        covered, colours from farther around."""
+        colour, coverage = layer.split((3, 1), 1)
+        colour = colour / coverage
+        if not halvings:
+            return colour
+        around = _enlarged(self.filled(F.avg_pool2d(layer, 2), halvings - 1))
+        return around + (coverage * SURE).clamp_max(1) * (colour - around)
+
+
+class Disc(nn.Module):
+    """Blur by a disc of `radius` px: planes [1, C, H + 2 margin, W + 2 margin] -> [1, C, H, W].
+
+    Up to 5 x 5 taps in one convolution. Larger discs as the sum of the few products of a row and a
+    column that they are made of (their singular vectors): CPUs are several times faster with these
+    in TFLite, and as fast in ONNX Runtime.
+    """
+
+    def __init__(self, radius: float, channels: int, margin: int) -> None:
+        super().__init__()
+        kernel = disc(radius)
+        self.crop = margin - kernel.shape[0] // 2
+        columns, strengths, rows = np.linalg.svd(kernel)
+        parts: list[list[NDArray[np.float64]]] = [[kernel]]
+        if len(kernel) > 5:
+            parts = [
+                [row[None] * strength, column[:, None]]
+                for column, strength, row in zip(columns.T, strengths, rows, strict=True)
+                if strength > 1e-3 * strengths[0]
+            ]
+        self.parts = nn.ModuleList(
+            nn.Sequential(*(_filter(weights, channels) for weights in part)) for part in parts
+        )
+
+    def forward(self, planes: Tensor) -> Tensor:
+        planes = _inner(planes, self.crop)
+        total = self.parts[0](planes)
+        for part in self.parts[1:]:
+            total = total + part(planes)
+        return total
+
+
+def disc(radius: float) -> NDArray[np.float64]:
+    """A disc as a filter with sum 1, anti-aliased: [n, n], n = 2 ceil(radius - 1/2) + 1."""
+    reach = math.ceil(radius - 0.5)
+    fine = 16  # sub-pixels a side
+    steps = (np.arange((2 * reach + 1) * fine) + 0.5) / fine - reach - 0.5
+    inside = np.hypot(steps[:, None], steps) <= radius
+    coverage = inside.reshape(2 * reach + 1, fine, 2 * reach + 1, fine).mean((1, 3))
+    return np.asarray(coverage / coverage.sum())
+
+
+def clamped(planes: Tensor, margin: int) -> Tensor:
+    """Planes with `margin` px more on every side, the nearest pixel's value: no phone's
+    accelerator has this as one operation."""
+    for axis in (3, 2):
+        first, last = planes.narrow(axis, 0, 1), planes.narrow(axis, planes.shape[axis] - 1, 1)
+        before, after = torch.cat([first] * margin, axis), torch.cat([last] * margin, axis)
+        planes = torch.cat([before, planes, after], axis)
+    return planes
+
+
+def _filter(weights: NDArray[np.float64], channels: int) -> nn.Conv2d:
+    """Each plane through the same filter [h, w], without margins."""
+    size = (weights.shape[0], weights.shape[1])
+    convolution = nn.Conv2d(channels, channels, size, groups=channels, bias=False)
+    convolution.weight = nn.Parameter(_weights(weights, channels), requires_grad=False)
+    return convolution
+
+
+def _weights(kernel: NDArray[np.float64], channels: int) -> Tensor:
+    return torch.from_numpy(kernel).float().repeat(channels, 1, 1, 1)
+
+
+# ---- slices
+
+
+class Piece(NamedTuple):
+    """One slice, blurred: premultiplied colour [1, 3, h, w], and [1, 1, h, w] how much of the disc
+    it has, and how much is not hidden there by what is nearer."""
+
+    colour: Tensor
+    share: Tensor
+    unhidden: Tensor
+
+
+class Seen(NamedTuple):
+    """Slices composited: premultiplied colour [1, 3, h, w], and what is still clear of them."""
+
+    colour: Tensor
+    clear: Tensor
+
+
+class Reduced(NamedTuple):
+    """All that is blurred in front, all that is behind, and the colours [1, 3, h, w] of what is
+    not in front."""
+
+    near: Seen
+    far: Seen
+    hidden: Tensor
+
+
+def _slice(
+    front: Tensor, behind: Tensor, lower: Tensor, upper: Tensor, share: Tensor | None = None
+) -> Tensor:
+    """The planes [1, 10, h, w] to be blurred for the slice between two stops, on either side.
+
+    front, behind  [1, 3, h, w]: premultiplied colours
+    lower, upper   [1, 2, h, w]: coverage of all from the lower and from the upper stop on
+    share          [1, 2, h, w]: part of the colours; None: lower - upper
+    """
+    covered = lower - upper
+    before, after = (covered if share is None else share).split(1, 1)
+    nearer, _ = upper.split(1, 1)
+    _, unhidden = lower.split(1, 1)
+    return torch.cat([front * before, behind * after, covered, 1 - nearer, unhidden], 1)
+
+
+def _pieces(blurred: Tensor) -> tuple[Piece, Piece]:
+    """[1, 10, h, w], as from `_slice` -> the pieces in front and behind."""
+    front, behind, before, after, shown, there = blurred.split((3, 3, 1, 1, 1, 1), 1)
+    return Piece(front, before, shown), Piece(behind, after, there)
+
+
+def _under(seen: Seen | None, piece: Piece) -> Seen:
+    """Lay a piece behind those before it: of what they leave clear it covers the part that it has
+    of all that is not hidden. So a surface goes on behind the outline of what hides part of it,
+    with its own colours, and takes none from there."""
+    part = 1 / piece.unhidden.clamp_min(UNHIDDEN)
+    if seen is None:
+        return Seen(piece.colour * part, (1 - piece.share * part).clamp(0, 1))
+    part = seen.clear * part
+    clear = (seen.clear - piece.share * part).clamp(0, 1)
+    return Seen(seen.colour + piece.colour * part, clear)
+
+
+def _sides(signed: Tensor) -> Tensor:
+    """Signed blur radius [1, 1, h, w] -> radius in front of the focal plane, and behind it."""
+    return torch.cat([signed.relu(), (-signed).relu()], 1)
+
+
+def _ramps(radius: Tensor, stops: Sequence[float]) -> list[Tensor]:
+    """0 up to one stop, 1 from the next on, for all neighbours: their differences are the slices'
+    shares. Linear in radius^2, the variance of a disc, so that a mixture of two neighbouring discs
+    is as wide as the disc between them."""
+    square = radius * radius
+    return [
+        (square * (1 / (high**2 - low**2)) - low**2 / (high**2 - low**2)).clamp(0, 1)
+        for low, high in zip(stops, stops[1:], strict=False)
+    ]
+
+
+# ---- sizes
+
+
+def _inner(planes: Tensor, crop: int) -> Tensor:
+    return planes[:, :, crop:-crop, crop:-crop] if crop else planes
+
+
+def _enlarged(planes: Tensor, factor: int = 2) -> Tensor:
+    return F.interpolate(planes, scale_factor=float(factor), mode="bilinear", align_corners=False)
+
+
+def _doubled(small: Reduced) -> Reduced:
+    planes = _enlarged(torch.cat([*small.near, *small.far, small.hidden], 1))
+    parts = planes.split((3, 1, 3, 1, 3), 1)
+    return Reduced(Seen(parts[0], parts[1]), Seen(parts[2], parts[3]), parts[4])
+
+
+# ---- light
+
+
+def _linear(image: Tensor) -> Tensor:
+    above = (image - TOE_SRGB).relu()
+    polynomial = above * DECODE[-1]
+    for coefficient in DECODE[-2::-1]:
+        polynomial = (polynomial + coefficient) * above
+    return image.clamp_max(TOE_SRGB) * (1 / TOE_SLOPE) + polynomial
+
+
+def _srgb(light: Tensor) -> Tensor:
+    light = light.clamp(0, 1)
+    power, total = light.clamp_min(TOE_LINEAR), light.clamp_max(TOE_LINEAR) * TOE_SLOPE
+    at_toe = 0.0
+    for i, coefficient in enumerate(ENCODE):
+        power = power.sqrt() if i else power
+        total = total + power * coefficient
+        at_toe += coefficient * TOE_LINEAR ** (0.5**i)
+    return total - at_toe

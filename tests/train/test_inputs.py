@@ -1,0 +1,128 @@
+"""Every run lists the files that it learnt from, each with its hash."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from argan.errors import InputError
+from argan_train import ar_gan_dr, checkpoint, cli, image_metrics
+from argan_train.ar_gan_dr import ArGanDr, describe_sources, load_depth_net, load_teachers
+from argan_train.config import ArGanDrConfig
+
+CPU = torch.device("cpu")
+GAN = "--size 16 --width 4 --batch 4 --latent 8 --depth-size 8 --views 3 --steps 2".split()
+STUDENT = "--size 32 --nominal 32 --batch 2 --steps 2".split()
+SHORT = "--threads 1 --device cpu --log-every 2 --picture-every 2".split()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    (folder / "b").mkdir()
+    for name in ("1.png", "2.png", "b/3.png"):
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(folder / name)
+    (folder / "0.png").write_text("no photo")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def teacher(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "gan"
+    words = ["ar-gan", "--data", str(photos), "--out", str(run), *GAN, *SHORT]
+    assert cli.train(words) == 0
+    return run
+
+
+def listed(run: Path) -> dict[str, str]:
+    lines = (run / "inputs.sha256").read_text().splitlines()
+    return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_generator_lists_its_photos(photos: Path, teacher: Path) -> None:
+    found = listed(teacher)
+    assert found == {name: digest(photos / name) for name in ("1.png", "2.png", "b/3.png")}
+    data = checkpoint.read_json(teacher / "config.json")["data"]
+    assert data["sha256"] == digest(teacher / "inputs.sha256"), "the record's hash is the list's"
+    assert data["dropped"] == {"0.png": "not an image"}
+
+
+def test_a_student_lists_its_teachers_their_lists_and_its_photos(
+    photos: Path, teacher: Path, tmp_path: Path
+) -> None:
+    words = ["ar-gan-dr", "--teacher", str(teacher), "--photos", str(photos)]
+    assert cli.train([*words, "--out", str(tmp_path / "dr"), *STUDENT, *SHORT]) == 0
+    assert listed(tmp_path / "dr") == {
+        "gan/ema.safetensors": digest(teacher / "ema.safetensors"),
+        "gan/inputs.sha256": digest(teacher / "inputs.sha256"),
+        **{f"photos/{name}": value for name, value in listed(teacher).items()},
+    }
+    folder = tmp_path / "packed"
+    assert cli.pack([str(tmp_path / "dr"), str(folder)]) == 0
+    assert (folder / "inputs.sha256").read_bytes() == (tmp_path / "dr/inputs.sha256").read_bytes()
+    assert "pretrained" not in checkpoint.read_json(tmp_path / "dr/config.json")["data"]
+
+
+def test_a_cycle_gan_lists_both_sets(photos: Path, tmp_path: Path) -> None:
+    words = ["cycle-gan", "--deep", str(photos), "--shallow", str(photos / "b"), *SHORT]
+    small = "--size 32 --width 2 --blocks 1 --steps 1".split()
+    assert cli.train([*words, "--out", str(tmp_path / "cycle"), *small]) == 0
+    names = ["deep/1.png", "deep/2.png", "deep/b/3.png", "shallow/3.png"]
+    assert list(listed(tmp_path / "cycle")) == names
+
+
+def test_the_toy_world_has_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Few(cli.ToyWorld):
+        def batch(self, count: int, off_centre: float = 0.0):  # type: ignore[no-untyped-def]
+            return super().batch(1)
+
+    monkeypatch.setattr(cli, "ToyWorld", Few)
+    words = ["ar-gan", "--data", "toy", "--out", str(tmp_path / "toy"), *GAN, *SHORT]
+    assert cli.train(words) == 0
+    assert not (tmp_path / "toy/inputs.sha256").exists()
+    assert cli.pack([str(tmp_path / "toy"), str(tmp_path / "packed")]) == 0
+
+
+def test_two_teachers_of_one_name_are_told_apart(teacher: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="rename one of them"):
+        describe_sources([teacher, tmp_path / "gan"], ArGanDrConfig())
+
+
+def test_the_imagenet_variant_says_so_and_learns_its_encoder_slowly(
+    teacher: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip(image_metrics.EFFLITE0_PACKAGE)
+    words = ["ar-gan-dr", "--teacher", str(teacher), "--network", "lite0", *STUDENT, *SHORT]
+    assert cli.train([*words, "--out", str(tmp_path / "dr")]) == 0
+    data = checkpoint.read_json(tmp_path / "dr/config.json")["data"]
+    assert data["pretrained"]["weights"] == "EfficientNet-Lite0, pretrained on ImageNet"
+    assert listed(tmp_path / "dr")[image_metrics.EFFLITE0_FILE] == image_metrics.EFFLITE0_SHA256
+    network, config = load_depth_net(tmp_path / "dr")
+    assert config.network == "lite0"
+    # It began as what was pretrained, and has moved from it, but not far.
+    begun = image_metrics.efficientnet_lite0_weights()["_conv_stem.weight"]
+    moved = (network.stem[0].weight - begun).abs().max()
+    assert 0 < moved < 0.01
+    again = [*words, "--out", str(tmp_path / "dr"), "--resume", "--steps", "3"]
+    assert cli.train(again) == 0, "the optimiser's groups are restored"
+
+
+def test_pretrained_layers_have_a_share_of_the_learning_rate(teacher: Path) -> None:
+    pytest.importorskip(image_metrics.EFFLITE0_PACKAGE)
+    config = ArGanDrConfig(size=32, batch=2, network="lite0", warmup=1)
+    method = ArGanDr(config, load_teachers([teacher], CPU), CPU)
+    method.step(1)
+    rates = [group["lr"] for group in method.optimizer.param_groups]
+    assert rates[0] == pytest.approx(ar_gan_dr.PRETRAINED_RATE * rates[1])
+    grouped = sum(len(group["params"]) for group in method.optimizer.param_groups)
+    assert grouped == len(list(method.network.parameters())), "each in one group"
+    plain = ArGanDr(dataclasses.replace(config, network="nano"), method.teachers, CPU)
+    assert [group["rate"] for group in plain.optimizer.param_groups] == [1.0]

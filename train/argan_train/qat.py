@@ -1,0 +1,103 @@
+"""Quantisation-aware training: a finished student learns to live with int8 arithmetic.
+
+Convolutions compute what the exported int8 graphs compute: input and output of 256 levels, weights
+of whole numbers with a scale per channel, batch norms frozen and folded into them. Rounding passes
+gradients on as if it weren't there (Bengio et al. 2013). Parameters are those of the float network,
+so that what comes out is an ordinary student, exported like any other.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+# In place of the student's own: a short, gentle run.
+SETTINGS: dict[str, Any] = {
+    "steps": 400, "learning_rate": 2e-4, "warmup": 20, "ema_half_life": 500, "weight_decay": 0.0,
+}  # fmt: skip
+LEVELS = 255
+# Largest whole numbers. A dense convolution's are about halved for processors that add products in
+# 16 bits, see argan_export.to_onnx.
+DEPTHWISE_WEIGHT, DENSE_WEIGHT = 127, 64
+
+
+class Activation(nn.Module):
+    """Rounds to one of 256 levels between the ends that it has seen while `observing`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observing = True
+        self.lo, self.hi = 0.0, 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.observing:
+            self.lo, self.hi = min(self.lo, float(x.min())), max(self.hi, float(x.max()))
+            return x
+        scale = max(self.hi - self.lo, 1e-8) / LEVELS
+        return torch.fake_quantize_per_tensor_affine(x, scale, round(-self.lo / scale), 0, LEVELS)
+
+
+class Int8Conv(nn.Module):
+    """A convolution of another network with its batch norm, if any, as int8 arithmetic has it."""
+
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None, activated: bool) -> None:
+        """activated: what comes next holds the output back, and its own input is rounded"""
+        super().__init__()
+        self.conv, self.norm = conv, norm
+        self.given, self.taken = Activation(), None if activated else Activation()
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, shift = self.conv.weight, None
+        if self.norm is not None:
+            scale, shift = frozen(self.norm)
+            weight = weight * scale[:, None, None, None]
+        y = functional_call(self.conv, {"weight": rounded(weight)}, (self.given(x),))
+        if shift is not None:
+            y = y + shift[:, None, None]
+        return y if self.taken is None else self.taken(y)
+
+
+def frozen(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Scale and shift [C] of a batch norm with the statistics that it has."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    return scale, norm.bias - norm.running_mean * scale
+
+
+def rounded(weight: Tensor) -> Tensor:
+    """[O, I, k, k] in whole multiples of each output channel's scale."""
+    largest = DEPTHWISE_WEIGHT if weight.shape[1] == 1 else DENSE_WEIGHT
+    scale = weight.detach().abs().amax(dim=(1, 2, 3)).clamp(min=1e-8) / largest
+    zero = torch.zeros(len(scale), dtype=torch.int32, device=weight.device)
+    return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -largest, largest)
+
+
+def simulated(network: nn.Module, images: Iterable[Tensor]) -> nn.Module:
+    """`network` in int8 arithmetic, with its own parameters; ranges are those on `images`
+    [N, 3, H, W] and stay so. Convolutions of which a norm or an activation is part stand before it
+    in an `nn.Sequential`."""
+    int8 = copy.deepcopy(network)
+    for name, conv in network.named_modules():
+        if not isinstance(conv, nn.Conv2d):
+            continue
+        parent, _, key = name.rpartition(".")
+        place = int8.get_submodule(parent)
+        after = list(network.get_submodule(parent).children())[int(key) + 1 :] if (
+            isinstance(place, nn.Sequential)
+        ) else []
+        norm = after.pop(0) if after and isinstance(after[0], nn.BatchNorm2d) else None
+        setattr(place, key, Int8Conv(conv, norm, activated=bool(after)))
+        if norm is not None:
+            setattr(place, str(int(key) + 1), nn.Identity())
+    with torch.no_grad():
+        for image in images:
+            int8(image)
+    for module in int8.modules():
+        if isinstance(module, Activation):
+            module.observing = False
+    return int8
