@@ -335,13 +335,11 @@ def main() -> int:
         mean(record[name], "psnr")
         for name in ("argan final", "degraded, bilinear", "degraded, upsample.edge_aware")
     )
-    print(
-        f"\nDegraded disparity: bilinear loses {true - plain:.2f} dB, edge_aware {true - aware:.2f}:"
-    )
+    print(f"\nDegraded: bilinear loses {true - plain:.2f} dB, edge_aware {true - aware:.2f}:")
     print(f"{100 * (aware - plain) / (true - plain):.0f} % of the loss is recovered.")
     options.out.mkdir(parents=True, exist_ok=True)
     named = {
-        name: {f"{case.scene.name}, {case.lens}": r for case, r in zip(cases, rows, strict=True)}
+        name: {f"{c.scene.name}, {c.lens}": r for c, r in zip(cases, rows, strict=True)}
         for name, rows in record.items()
     }
     (options.out / "lens_quality.json").write_text(json.dumps(named, indent=1) + "\n")

@@ -113,7 +113,7 @@ def nominal_size(photo: NDArray[np.uint8], nominal: int, multiple_of: int) -> tu
 
 @dataclass(frozen=True)
 class Histogram:
-    """Of the values of one tensor: `counts` in BINS equal parts of [lo, hi]."""
+    """Of the values of one tensor: `counts` in BINS equal parts of [lo, hi], in which 0 lies."""
 
     lo: float
     hi: float
@@ -135,8 +135,8 @@ def observe(run: Callable[[], Activations]) -> dict[str, Histogram]:
     counts = {name: np.zeros(BINS) for name in ends}
     for activations in run():
         for name, values in activations.items():
-            counts[name] += np.histogram(values, BINS, _wide(ends[name]))[0]
-    return {name: Histogram(*_wide(ends[name]), counts[name]) for name in ends}
+            counts[name] += np.histogram(values, BINS, _with_zero(ends[name]))[0]
+    return {name: Histogram(*_with_zero(ends[name]), counts[name]) for name in ends}
 
 
 def min_max(h: Histogram) -> Range:
@@ -216,9 +216,9 @@ def _divergence(h: Histogram, ends: Range) -> float:
     return float(np.sum(p[seen] * np.log(p[seen] / np.maximum(q[seen], 1e-12))))
 
 
-def _wide(ends: Range) -> Range:
-    """Of some width, also where a tensor has a single value."""
-    return ends if ends[0] < ends[1] else (ends[0] - 1e-6, ends[1] + 1e-6)
+def _with_zero(ends: Range) -> Range:
+    """As `affine` will have it; of some width, also where a tensor is all 0."""
+    return min(ends[0], 0.0), max(ends[1], 0.0) or 1e-6
 
 
 # ---------------------------------------------------------------- the choice and its cache

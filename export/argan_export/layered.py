@@ -37,22 +37,25 @@ MULTIPLE = 32  # of the sides
 # oracle scenes: one slice more costs a tenth more time and brings 0.05 dB at most.
 FINE = (1.25, 2.5)
 OCTAVE = (2.2, 2.7, 3.5)
+PLANES = 12
 MARGIN_FINE, MARGIN_OCTAVE = 2, 3  # px that the widest disc of each reaches
 LARGEST = 0.05  # of the longer side: the least that the largest radius is to be
 SOFTENING = 1.5  # px^2: halving and doubling widen a disc as much; taken off the squared radius
 
-SURE = 4  # a coverage of 1/4 is enough to take a hole's colour from its own neighbourhood
 FAINT = 1 / 64  # coverage that every pixel of the photo has where a hole is filled
-UNHIDDEN = 0.01  # of a disc: a smaller part says too little of what goes on behind an outline
+SURE = 4  # a coverage of 1/4 is enough to take a hole's colour from its own neighbourhood
+FILLS = 2  # halvings of the smallest size, to fill holes from
+UNHIDDEN = 0.02  # of a disc: a smaller part says too little of what goes on behind an outline
 LEAST = 1e-3  # divisor
-FILL_LEVELS = 4  # halvings of the smallest size: a hole is filled from as far as 1/4 of the photo
 
-# Small clipped spots are taken for lights: their true brightness is unknown, 1 is too little for
-# their discs. Chosen on the same 8 scenes.
-LIGHT_GAIN = 8
-LIGHT_WHITE = 0.98  # sRGB of the darkest channel from which a pixel counts as clipped
-LIGHT_SHARE = 0.03  # part of its surroundings from which clipped pixels are no light but a surface
-LIGHT_AROUND = 16  # widths of these surroundings in the photo's width
+# What the photo clipped is guessed, as in `argan.highlights`; chosen on the same 8 scenes.
+CLIPPED = 0.997, 0.999  # sRGB: not at all, entirely; 254 of 255 is not
+BRIGHT_SURE = 256  # 1 bright pixel in 256 tells the colour of clipped ones around it
+BRIGHT_FILLS = 4
+MOST = 2.5  # times white, for a pixel with some clipped channels
+LIGHT = 8  # times white, above white, for a small spot with all channels clipped
+CROWDED = 0.06  # part of the surroundings from which clipped pixels are no light but a surface
+SURROUNDINGS = 16  # of these in the photo's width
 
 # Linear light from sRGB (IEC 61966-2-1) and back, without powers: least maximum error in sRGB,
 # 5e-5 and 4e-5. Above the toe a polynomial, and a sum of x, x^1/2, x^1/4 and x^1/8.
@@ -77,12 +80,10 @@ class Layered(nn.Module):
         wanted = LARGEST * max(height, width) / OCTAVE[-1]
         self.levels = min(max(math.ceil(math.log2(wanted)), 1), 5)  # 5: sides halve as often
         self.largest_radius = OCTAVE[-1] * 2**self.levels
-        self.cell = math.gcd(height, width, 1 << int(math.log2(width / LIGHT_AROUND)))
-        smallest = math.gcd(height, width) >> self.levels
-        self.fills = min(int(math.log2(smallest & -smallest)), FILL_LEVELS)
-        self.fine = nn.ModuleList(Disc(r, 10, MARGIN_FINE) for r in FINE)
+        self.cell = math.gcd(height, width, 1 << int(math.log2(width / SURROUNDINGS)))
+        self.fine = nn.ModuleList(Disc(r, PLANES, MARGIN_FINE) for r in FINE)
         soft = [math.sqrt(r * r - SOFTENING) for r in OCTAVE]
-        self.octave = nn.ModuleList(Disc(r, 10, MARGIN_OCTAVE) for r in soft)
+        self.octave = nn.ModuleList(Disc(r, PLANES, MARGIN_OCTAVE) for r in soft)
         tent = np.outer((1, 3, 3, 1), (1, 3, 3, 1)) / 64
         self.register_buffer("tent", _weights(tent, 10), persistent=False)
         self.tent: Tensor
@@ -98,31 +99,40 @@ class Layered(nn.Module):
             _pieces(disc(_slice(wide_light, wide_light, lower, upper)))
             for disc, lower, upper in zip(self.fine, ramps[:-1], ramps[1:], strict=True)
         ]
-        blurred, far = (_inner(ramp, MARGIN_FINE) for ramp in (ramps[0], ramps[-1]))
+        blurred, beyond = (_inner(ramp, MARGIN_FINE) for ramp in (ramps[0], ramps[-1]))
         before, after = blurred.split(1, 1)
         sharp = 1 - before - after
 
-        total, back, hidden = self.reduced(light, far, _sides(signed))
-        for front, _ in pieces[::-1]:
-            total = _under(total, front)
-        total = _under(total, Piece(light * sharp, sharp, 1 - before))
-        for _, behind in pieces:
-            total = _under(total, behind)
-        return _srgb(total.colour + total.clear * (back.colour + back.clear * hidden))
+        near, far, hidden = self.reduced(light, beyond, _sides(signed))
+        focused = Piece(light * sharp, sharp, 1 - before)
+        order = [piece for piece, _ in pieces[::-1]] + [focused] + [piece for _, piece in pieces]
+        total = _composited(order, near)
+        return _srgb(total.colour + total.clear * (far.colour + far.clear * hidden))
 
     def light(self, image: Tensor) -> Tensor:
-        """Linear [1, 3, H, W], small lights brighter than 1."""
-        red, green, blue = image.split(1, 1)
-        clipped = torch.minimum(torch.minimum(red, green), blue)
-        clipped = ((clipped - LIGHT_WHITE) * (1 / (1 - LIGHT_WHITE))).clamp(0, 1)
-        around = _enlarged(F.avg_pool2d(clipped, self.cell), self.cell)
-        spot = clipped * (1 - around * (1 / LIGHT_SHARE)).relu()
-        return _linear(image) * (1 + LIGHT_GAIN * spot)
+        """Linear [1, 3, H, W], above 1 where the photo is clipped."""
+        light = _linear(image)
+        clipped = ((image - CLIPPED[0]) * (1 / (CLIPPED[1] - CLIPPED[0]))).clamp(0, 1)
+        red, green, blue = clipped.split(1, 1)
+        every = torch.minimum(torch.minimum(red, green), blue)
+        some = torch.maximum(torch.maximum(red, green), blue)
+        # Some channels: the colour of the brightest pixels around, scaled to fit the others.
+        energy = _total(light * light)
+        weight = (1 - some) * energy * energy
+        layer = F.avg_pool2d(torch.cat([light * weight, weight], 1), 4)
+        around = _enlarged(_filled(layer, BRIGHT_SURE, BRIGHT_FILLS), 4)
+        known = around * (1 - clipped)
+        fit = _total(known * light) / _total(known * known).clamp_min(LEAST)
+        guess = (1 - every) * ((fit * around).clamp(1.0, MOST) - light)
+        # All channels: a light, where few are clipped around it.
+        crowd = _enlarged(F.avg_pool2d(every, self.cell), self.cell)
+        spot = (every * LIGHT) * (1 - crowd * (1 / CROWDED)).relu()
+        return light + clipped * (guess + spot)
 
-    def reduced(self, light: Tensor, far: Tensor, radius: Tensor) -> Reduced:
-        """What is too blurred for full size: `far`, a share of the photo on either side."""
-        before, after = far.split(1, 1)
-        sums = torch.cat([light * before, light * after, far, far * radius], 1)
+    def reduced(self, light: Tensor, beyond: Tensor, radius: Tensor) -> Reduced:
+        """What is too blurred for full size: the share `beyond` of the photo, on either side."""
+        before, after = beyond.split(1, 1)
+        sums = torch.cat([light * before, light * after, beyond, beyond * radius], 1)
         sums, photo = F.avg_pool2d(sums, 2), F.avg_pool2d(light, 2)
         front, _, coverage, _, _ = sums.split((3, 3, 1, 1, 2), 1)
         visible = torch.cat([(1 + FAINT) * photo - front, (1 + FAINT) - coverage], 1)
@@ -144,40 +154,19 @@ class Layered(nn.Module):
         if last:
             shares.append(ramps[-1])
             beyond.append(torch.zeros_like(coverage))
-        pieces = [
-            _pieces(disc(_slice(front, behind, lower, upper, share)))
-            for disc, lower, upper, share in zip(
-                self.octave, beyond[:-1], beyond[1:], shares, strict=True
-            )
-        ]
-        far = None
-        for _, piece in pieces:
-            far = _under(far, piece)
-        near = None
+        slices = zip(self.octave, beyond[:-1], beyond[1:], shares, strict=True)
+        pieces = [_pieces(disc(_slice(front, behind, *three))) for disc, *three in slices]
+        from_front = [piece for piece, _ in pieces[::-1]]
+        far = _composited([piece for _, piece in pieces])
         if last:
-            hidden = self.filled(visible, self.fills)
-        else:
-            before, after = ramps[-1].split(1, 1)
-            rest = [front * before, behind * after, beyond[-1], beyond[-1] * radius]
-            rest = _inner(torch.cat(rest, 1), MARGIN_OCTAVE - 1)
-            smaller = F.conv2d(rest, self.tent, stride=2, groups=rest.shape[1])
-            near, deeper, hidden = _doubled(
-                self.octaves(smaller, F.avg_pool2d(visible, 2), level + 1)
-            )
-            far = Seen(far.colour + far.clear * deeper.colour, far.clear * deeper.clear)
-        for piece, _ in pieces[::-1]:
-            near = _under(near, piece)
-        return Reduced(near, far, hidden)
-
-    def filled(self, layer: Tensor, halvings: int) -> Tensor:
-        """Premultiplied colour and coverage [1, 4, h, w] -> colour [1, 3, h, w]; where little is
-        covered, colours from farther around."""
-        colour, coverage = layer.split((3, 1), 1)
-        colour = colour / coverage
-        if not halvings:
-            return colour
-        around = _enlarged(self.filled(F.avg_pool2d(layer, 2), halvings - 1))
-        return around + (coverage * SURE).clamp_max(1) * (colour - around)
+            return Reduced(_composited(from_front), far, _filled(visible, SURE, FILLS))
+        before, after = ramps[-1].split(1, 1)
+        rest = torch.cat([front * before, behind * after, beyond[-1], beyond[-1] * radius], 1)
+        rest = _inner(rest, MARGIN_OCTAVE - 1)
+        smaller: Tensor = F.conv2d(rest, self.tent, stride=2, groups=10)
+        near, deeper, hidden = _doubled(self.octaves(smaller, F.avg_pool2d(visible, 2), level + 1))
+        far = Seen(far.colour + far.clear * deeper.colour, far.clear * deeper.clear)
+        return Reduced(_composited(from_front, near), far, hidden)
 
 
 class Disc(nn.Module):
@@ -275,7 +264,7 @@ class Reduced(NamedTuple):
 def _slice(
     front: Tensor, behind: Tensor, lower: Tensor, upper: Tensor, share: Tensor | None = None
 ) -> Tensor:
-    """The planes [1, 10, h, w] to be blurred for the slice between two stops, on either side.
+    """The planes [1, PLANES, h, w] to be blurred for the slice between two stops, on either side.
 
     front, behind  [1, 3, h, w]: premultiplied colours
     lower, upper   [1, 2, h, w]: coverage of all from the lower and from the upper stop on
@@ -285,25 +274,30 @@ def _slice(
     before, after = (covered if share is None else share).split(1, 1)
     nearer, _ = upper.split(1, 1)
     _, unhidden = lower.split(1, 1)
-    return torch.cat([front * before, behind * after, covered, 1 - nearer, unhidden], 1)
+    spare = covered  # ONNX Runtime convolves 12 planes in half of the time of 10
+    return torch.cat([front * before, behind * after, covered, 1 - nearer, unhidden, spare], 1)
 
 
 def _pieces(blurred: Tensor) -> tuple[Piece, Piece]:
-    """[1, 10, h, w], as from `_slice` -> the pieces in front and behind."""
-    front, behind, before, after, shown, there = blurred.split((3, 3, 1, 1, 1, 1), 1)
+    """`_slice`, blurred -> the pieces in front and behind."""
+    front, behind, before, after, shown, there, _ = blurred.split((3, 3, 1, 1, 1, 1, 2), 1)
     return Piece(front, before, shown), Piece(behind, after, there)
 
 
-def _under(seen: Seen | None, piece: Piece) -> Seen:
-    """Lay a piece behind those before it: of what they leave clear it covers the part that it has
-    of all that is not hidden. So a surface goes on behind the outline of what hides part of it,
-    with its own colours, and takes none from there."""
-    part = 1 / piece.unhidden.clamp_min(UNHIDDEN)
-    if seen is None:
-        return Seen(piece.colour * part, (1 - piece.share * part).clamp(0, 1))
-    part = seen.clear * part
-    clear = (seen.clear - piece.share * part).clamp(0, 1)
-    return Seen(seen.colour + piece.colour * part, clear)
+def _composited(pieces: Sequence[Piece], seen: Seen | None = None) -> Seen:
+    """Pieces from front to back, behind what is seen already. Of what is still clear each covers
+    the part that it has of all that is not hidden: so a surface goes on behind the outline of what
+    hides part of it, with its own colours, and takes none from there."""
+    for piece in pieces:
+        unhidden = piece.unhidden.clamp_min(UNHIDDEN)
+        if seen is None:
+            seen = Seen(piece.colour / unhidden, (1 - piece.share / unhidden).clamp(0, 1))
+        else:
+            part = seen.clear / unhidden
+            clear = (seen.clear - piece.share * part).clamp(0, 1)
+            seen = Seen(seen.colour + piece.colour * part, clear)
+    assert seen is not None
+    return seen
 
 
 def _sides(signed: Tensor) -> Tensor:
@@ -333,6 +327,18 @@ def _enlarged(planes: Tensor, factor: int = 2) -> Tensor:
     return F.interpolate(planes, scale_factor=float(factor), mode="bilinear", align_corners=False)
 
 
+def _filled(layer: Tensor, sure: float, halvings: int) -> Tensor:
+    """Premultiplied colour and coverage [1, 4, h, w] -> colour [1, 3, h, w]; where the coverage is
+    below 1 / sure, colours from around, too. At most so many halvings, as long as h and w are
+    even."""
+    colour, coverage = layer.split((3, 1), 1)
+    colour = colour / coverage.clamp_min(LEAST)
+    if not halvings or layer.shape[2] % 2 or layer.shape[3] % 2:
+        return colour
+    around = _enlarged(_filled(F.avg_pool2d(layer, 2), sure, halvings - 1))
+    return around + (coverage * sure).clamp_max(1) * (colour - around)
+
+
 def _doubled(small: Reduced) -> Reduced:
     planes = _enlarged(torch.cat([*small.near, *small.far, small.hidden], 1))
     parts = planes.split((3, 1, 3, 1, 3), 1)
@@ -340,6 +346,12 @@ def _doubled(small: Reduced) -> Reduced:
 
 
 # ---- light
+
+
+def _total(planes: Tensor) -> Tensor:
+    """Sum over three channels."""
+    red, green, blue = planes.split(1, 1)
+    return red + green + blue
 
 
 def _linear(image: Tensor) -> Tensor:

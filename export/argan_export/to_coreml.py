@@ -29,10 +29,6 @@ WEIGHTS = "com.apple.CoreML/weights"
 # which lose most and hold little.
 LEAST_VALUES = 2048
 PALETTE_BITS = 6
-REWRITTEN: dict[Any, Any] = {  # coremltools takes whole-numbered limits in clamp alone
-    torch.ops.aten.clamp_max.default: lambda x, limit: x.clamp(max=limit),
-    torch.ops.aten.clamp_min.default: lambda x, limit: x.clamp(min=limit),
-}
 LLOYD_STEPS = 50
 
 
@@ -60,10 +56,10 @@ def to_coreml(
     assert not network.training
     with quiet():
         ct = import_coremltools()
+        correct_ops()
         examples = tuple(inputs.values())
-        if not flexible:  # makes constants of sizes, which coremltools can't slice by
-            exported = torch.export.export(network, examples)
-            network = exported.run_decompositions(REWRITTEN).module()
+        if not flexible:  # makes constants of sizes, by which coremltools can't slice
+            network = torch.export.export(network, examples).module()
         traced = torch.jit.trace(network, examples, check_trace=False)
         ports = [port(ct, name, x, image_input, flexible) for name, x in inputs.items()]
         model = ct.convert(
@@ -88,6 +84,29 @@ def import_coremltools() -> Any:
     except ImportError as error:
         raise MissingExtraError("coremltools", "coreml") from error
     return coremltools
+
+
+def correct_ops() -> None:
+    """Of coremltools 9.0: its reciprocal is 1 / (x + 1e-4), its clamp_min and clamp_max refuse
+    whole numbers."""
+    from coremltools.converters.mil import Builder as mb
+    from coremltools.converters.mil import register_torch_op
+    from coremltools.converters.mil.frontend.torch.ops import _get_inputs
+
+    def reciprocal(context: Any, node: Any) -> None:
+        (x,) = _get_inputs(context, node, expected=1)
+        context.add(mb.real_div(x=1.0, y=x, name=node.name))
+
+    def clamp_min(context: Any, node: Any) -> None:
+        x, limit = _get_inputs(context, node, expected=2)
+        context.add(mb.maximum(x=x, y=float(limit.val), name=node.name))
+
+    def clamp_max(context: Any, node: Any) -> None:
+        x, limit = _get_inputs(context, node, expected=2)
+        context.add(mb.minimum(x=x, y=float(limit.val), name=node.name))
+
+    for op in (reciprocal, clamp_min, clamp_max):  # known by its name
+        register_torch_op(op, override=True)
 
 
 def port(

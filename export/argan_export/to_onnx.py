@@ -46,7 +46,7 @@ OPSET = 18
 WEIGHT = ".weight"  # ends the name of a layer's weights
 MOST_WEIGHT = 127  # in int8
 MOST_BIAS = 1 << 30  # in int32, with room for the sum of products
-SMALLEST_WEIGHT = 256  # values; fewer are not worth a scale per channel
+SMALLEST_WEIGHT = 128  # values; fewer are not worth their scales
 
 
 def to_onnx(
@@ -237,8 +237,9 @@ def gap(graph: DepthGraph, model: bytes, image: torch.Tensor) -> dict[str, float
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """The exporters chat, their C++ parts on file descriptor 2, and warn of their own internals."""
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with ExitStack() as stack:
+        stack.callback(logging.disable, logging.root.manager.disable)
+        logging.disable(logging.WARNING)
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         for redirect in (contextlib.redirect_stdout, contextlib.redirect_stderr):

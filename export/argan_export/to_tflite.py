@@ -37,7 +37,7 @@ from argan_export.to_onnx import quiet
 
 ALIGNMENT = 16  # bytes, of a buffer with weights: the schema's
 LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D")
-FLOAT32 = schema.TensorType.FLOAT32
+FLOAT32, OpName = schema.TensorType.FLOAT32, qtyping.TFLOperationName
 KINDS = {code: name for name, code in vars(schema.BuiltinOperator).items() if name[0] != "_"}
 
 
@@ -98,7 +98,7 @@ class TFLiteGraph:
     is quantised as well.
 
     within         name of a submodule; only what it computes, not for example a renderer
-    integer_ports  whole numbers for pictures that go in and for what the quantised part gives
+    integer_ports  whole numbers for pictures that go in and for what quantised ops give
     """
 
     def __init__(
@@ -150,12 +150,14 @@ class TFLiteGraph:
     def quantized(self, ranges: Mapping[str, Range], layers: Collection[str]) -> bytes:
         ranges = {name: ranges[common] for name, common in self.common.items() if common in ranges}
         scopes = [f"^{re.escape(';'.join(op.gives))};$" for op in self._quantized_ops(set(layers))]
-        if self.integer_ports:
-            pictures, answers = self._pictures(), self._answers()
-            ranges |= dict.fromkeys(pictures, (0.0, 1.0))
-            scopes += [f"^{re.escape(name)};$" for name in (*pictures, *answers)]
+        pictures = self._pictures() if self.integer_ports else []
+        ranges |= dict.fromkeys(pictures, (0.0, 1.0))
+        scopes += [f"^{re.escape(name)};$" for name in pictures]
         config = qtyping.OpQuantizationConfig.from_dict(recipe.static_wi8_ai8()[0]["op_config"])
-        return _quantized(self.model, scopes, config, "min_max_uniform_quantize", ranges)
+        float_ports = () if self.integer_ports else (OpName.INPUT, OpName.OUTPUT)
+        return _quantized(
+            self.model, scopes, config, "min_max_uniform_quantize", ranges, float_ports
+        )
 
     def _quantized_ops(self, layers: set[str]) -> list[Op]:
         """These layers, and the ops that no chain of others connects to another layer."""
@@ -180,11 +182,6 @@ class TFLiteGraph:
             if len(graph.tensors[i].shape) == 4 and graph.tensors[i].type == FLOAT32
         ]
 
-    def _answers(self) -> list[str]:
-        """What comes out of the part that is quantised."""
-        outputs = {n for graph in self.flat.subgraphs for n in _names(graph, graph.outputs)}
-        return [name for op in self.ops for name in op.gives if name in outputs]
-
     @staticmethod
     def _given(backend: TFLite, inputs: Inputs) -> tuple[Signature, Tensors]:
         """The signature for an image of that size, and what it takes."""
@@ -205,13 +202,15 @@ def _quantized(
     config: qtyping.OpQuantizationConfig,
     algorithm: str,
     ranges: Mapping[str, Range],
+    float_ports: Sequence[OpName] = (),
 ) -> bytes:
-    """scopes: patterns of the ops, which are called by what they give."""
+    """scopes: patterns of the ops, which are called by what they give. An input or an output is an
+    op to the tool, called as the tensor."""
     tool = quantizer.Quantizer(model)
     for scope in scopes:
-        tool.update_quantization_recipe(
-            scope, qtyping.TFLOperationName.ALL_SUPPORTED, config, algorithm
-        )
+        tool.update_quantization_recipe(scope, OpName.ALL_SUPPORTED, config, algorithm)
+    for port in float_ports:
+        tool.update_quantization_recipe(".*", port, algorithm_key="no_quantize")
     ends = {
         name: {"min": np.full((1, 1, 1, 1), lo, np.float32),
                "max": np.full((1, 1, 1, 1), hi, np.float32)}
@@ -255,7 +254,8 @@ def _names(graph: schema.SubGraphT, indices: Sequence[int]) -> tuple[str, ...]:
 
 def _convolutions(network: nn.Module, inputs: Mapping[str, Tensor]) -> list[tuple[str, str]]:
     """Of all `nn.Conv2d`, in the order in which they run: the module's name, and the name as the
-    converter knows it, which leaves out every `nn.ModuleList` on the way."""
+    converter knows it, which leaves out every `nn.ModuleList` on the way, so that several may have
+    one."""
     modules = dict(network.named_modules())
     called: list[tuple[str, str]] = []
 
@@ -283,23 +283,30 @@ def _renamed(model: bytes, convolutions: Sequence[tuple[str, str]]) -> schema.Mo
     flat = schema.ModelT.InitFromPackedBuf(model, 0)
     for signature in flat.signatureDefs:
         graph = flat.subgraphs[signature.subgraphIndex]
-        paths = [_module_path(tensor.name.decode()) for tensor in graph.tensors]
-        left = list(convolutions)
-        for op in graph.operators:
-            if left and _kind(flat, op) in LAYERS and paths[op.outputs[0]] == left[0][1]:
-                paths[op.outputs[0]] = left.pop(0)[0]
-        assert not left, f"the converter reordered {left[0][0]}"
+        places = [op.outputs[0] for op in graph.operators if _kind(flat, op) in LAYERS]
+        paths = [
+            _module_path(tensor.name.decode(), index in places)
+            for index, tensor in enumerate(graph.tensors)
+        ]
+        for short in {short for name, short in convolutions if name != short}:
+            # Those that the converter gives one name are in a chain, and keep their order.
+            names = [name for name, other in convolutions if other == short]
+            found = [index for index in places if paths[index] == short]
+            for index, name in zip(found, names, strict=True):
+                paths[index] = name
         for index, (tensor, path) in enumerate(zip(graph.tensors, paths, strict=True)):
             if index not in (*graph.inputs, *graph.outputs):
                 tensor.name = f"{signature.signatureKey.decode()}/{path}:{index}".encode()
     return flat
 
 
-def _module_path(name: str) -> str:
+def _module_path(name: str, layer: bool) -> str:
     """ "a.ChannelsLast/b.DepthNet_network/c.Sequential_stem/d.Conv2d_0;3" -> "stem.0". Of several
-    modules that became one op, the convolution."""
-    parts = name.split(";;")[-1].split(";")[0].split("/")
-    return ".".join(part.rpartition(".")[2].partition("_")[2] for part in parts[2:])
+    modules that became one op, the convolution where it is a layer, else the outermost."""
+    parts = [part.partition(";")[0].split("/") for part in name.split(";;")]
+    convolutions = [part for part in parts if "Conv2d" in part[-1]]
+    part = convolutions[0] if layer and convolutions else min(parts, key=len)
+    return ".".join(module.rpartition(".")[2].partition("_")[2] for module in part[2:])
 
 
 def _kind(flat: schema.ModelT, op: schema.OperatorT) -> str:

@@ -116,6 +116,7 @@ def bench(
     size: int | None = None,
     thread_counts: Sequence[int] = (1, 2),
     runs: int = RUNS,
+    rounds: int = ROUNDS,
     against: str | os.PathLike[str] | None = None,
     tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
@@ -124,7 +125,7 @@ def bench(
     picture  a photo; None: a seeded pattern
     size     side in px of the square that the networks get; None: what they would get of the photo.
              A variant of fixed sizes gets the nearest of them
-    runs     inferences per process, of which there are `ROUNDS` per variant and number of threads
+    runs     inferences per process, of which there are `rounds` per variant and number of threads
     against  a training run, measured in PyTorch too and the reference of the disparity graph.
              Other references are the most exact variants, ONNX first
     tell     is told how many of all processes are done
@@ -150,7 +151,7 @@ def bench(
             run = Case("torch", "disparity", "torch", "fp32", Path(against), None, any_size.inputs)
             cases.append(run)
             reference["disparity"] = run
-        answers, failed = _measure(cases, thread_counts, runs, folder, tell)
+        answers, failed = _measure(cases, thread_counts, runs, rounds, folder, tell)
         rows = [
             _row(case, answers[case.name], _parity(case, reference[case.graph], content, folder))
             for case in cases
@@ -160,7 +161,7 @@ def bench(
         model=os.fspath(path),
         picture=os.fspath(picture) if picture else "seeded pattern",
         reference={g: case.name for g, case in reference.items() if case.name not in failed},
-        rows=rows, not_run=not_run, failed=failed, rounds=ROUNDS, runs=runs,
+        rows=rows, not_run=not_run, failed=failed, rounds=rounds, runs=runs,
         machine=machine(), versions=versions({case.format for case in cases}),
     )  # fmt: skip
 
@@ -300,6 +301,7 @@ def _measure(
     cases: list[Case],
     threads: Sequence[int],
     runs: int,
+    rounds: int,
     folder: Path,
     tell: Callable[[int, int], None],
 ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, str]]:
@@ -307,16 +309,16 @@ def _measure(
     answers: dict[str, list[dict[str, Any]]] = {case.name: [] for case in cases}
     failed: dict[str, str] = {}
     jobs = [(case, n) for case in cases for n in threads]
-    for i in range(ROUNDS):
+    for i in range(rounds):
         for j, (case, n) in enumerate(jobs if i % 2 == 0 else reversed(jobs)):
-            tell(i * len(jobs) + j, ROUNDS * len(jobs))
+            tell(i * len(jobs) + j, rounds * len(jobs))
             if case.name in failed:
                 continue
             try:
                 answers[case.name].append(_process(case, _outputs(case, folder), n, runs))
             except BundleError as error:
                 failed[case.name] = str(error)
-    tell(ROUNDS * len(jobs), ROUNDS * len(jobs))
+    tell(rounds * len(jobs), rounds * len(jobs))
     return answers, failed
 
 

@@ -328,7 +328,12 @@ def bench(
 
 @app.command()
 def verify(
-    model: BundleArgument = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="BUNDLE", help="NAME.argan or NAME.toml; the one that ships if not given."
+        ),
+    ] = None,
     against: Annotated[
         Path | None, typer.Option(metavar="RUN", help="PyTorch judges, in place of golden.npz.")
     ] = None,
@@ -382,32 +387,44 @@ def verify(
     allowed = limits.read(
         table, _split(min_psnr), min_bokeh_psnr, _split(max_drop), _split(require)
     )
-    path = find_model(model)
-    outputs = {json: report.to_json, junit: report.to_junit, html: report.to_html}
-    for target in outputs:
-        if target:
-            _check_target(target, (path,), named=True, force=False)
-            check_writable(target)
-    content = read_model(path)
     if data is None and source and "data" in table:
         data = source.parent / str(table["data"])
-    photos = scenes.read(data) if data else iter(())
     run = backends.open_run(against, threads) if against else None
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as progress:
-        found = check(content, allowed, progress.track(photos, None), run, threads)
-    if speed:
-        speeds(path, found)
-    for target, write in outputs.items():
-        if target:
-            write_atomic(target, write(found))
-    screen = Console()
+    outputs = {json: report.to_json, junit: report.to_junit, html: report.to_html}
+    targets = [target for target in outputs if target]
+    if targets and len(models or ()) > 1:
+        raise InputError(f"{targets[0]} is for one bundle: verify them one by one")
+    console, screen = Console(stderr=True), Console()
     screen.width = screen.width if screen.is_terminal else WIDTH
-    screen.print(report.table(found))
-    for remark in report.remarks(found):
-        print(remark.encode(errors="backslashreplace").decode())
-    print("passed" if found.passed else "FAILED")
-    return 0 if found.passed else 1
+
+    def one(model: str | None) -> int:
+        path = find_model(model)
+        for target in targets:
+            _check_target(target, (path,), named=True, force=False)
+            check_writable(target)
+        content, photos = read_model(path), scenes.read(data) if data else iter(())
+        with Progress(console=console, disable=not console.is_terminal) as progress:
+            found = check(content, allowed, progress.track(photos, None), run, threads)
+        if speed:
+            speeds(path, found)
+        for output, write in outputs.items():
+            if output:
+                write_atomic(output, write(found))
+        screen.print(report.table(found))
+        for remark in report.remarks(found):
+            print(remark.encode(errors="backslashreplace").decode())
+        print("passed" if found.passed else "FAILED")
+        return 0 if found.passed else 1
+
+    if len(models or ()) < 2:
+        return one(models[0] if models else None)
+    code = 0
+    for model in models or ():
+        try:
+            code |= one(model)
+        except Error as error:
+            code = _complain(error) and 1
+    return code
 
 
 @app.command()

@@ -44,7 +44,6 @@ class Recovery:
     def apply(self, linear: Array, pixels: Image, top: int, left: int) -> None:
         """Change linear light [3+, h, w] where the pixels [h, w, 3], which start at row `top` and
         column `left` of the photo, are clipped."""
-        clipped: NDArray[np.bool_] = np.greater_equal(pixels, self.white)
         brightest = cv2.max(cv2.max(*cv2.split(pixels)[:2]), cv2.split(pixels)[2])
         some = np.flatnonzero(brightest >= self.white)
         if not len(some):
@@ -56,13 +55,13 @@ class Recovery:
         around = cv2.warpAffine(
             self.around, grid, size, flags=flags, borderMode=cv2.BORDER_REPLICATE
         ).reshape(-1, 4)[some]
-        is_clipped = np.asarray(clipped).reshape(-1, 3)[some]
+        is_clipped = pixels.reshape(-1, 3)[some] >= self.white
         planes = linear[:3].reshape(3, -1)
         colour = planes[:, some].T
         known = np.where(is_clipped, 0, around[:, :3])
         fit = (known * colour).sum(1) / np.maximum((known * known).sum(1), 1e-6)
         guess = np.clip(fit[:, None] * around[:, :3], 1, MOST)
-        every = is_clipped.all(1)[:, None]
+        every = np.all(is_clipped, axis=1)[:, None]
         guess = np.where(every, 1 + around[:, 3:], guess)
         planes[:, some] = np.where(is_clipped, guess, colour).T
 

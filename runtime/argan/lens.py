@@ -456,17 +456,24 @@ def _far(
 
     def reduce(box: Box) -> None:
         D = lens.radius(disparity[box.at])
-        square = np.asarray(D * np.abs(D), np.float32)
         y, x = box.halved().halved().at
         photo = _decode(pixels[box.at], box, recovery)
-        if behind is not None and float(D.min()) < stops[1]:
-            share = 1 - slices.ramp(square, *_squares(stops[:2]))
-            behind[:, y, x] = _quartered(photo * share, share * -D)
-        if before is not None and float(D.max()) > stops[-2]:
-            share = slices.ramp(square, *_squares(stops[-2:]))
-            before[:, y, x] = _quartered(photo * share, share * D)
-        if everything is not None:
-            everything[:, y, x] = _quartered(photo[:3], D)
+        lowest, highest = float(D.min()), float(D.max())
+        whole = None
+        if everything is not None or highest <= stops[0] or lowest >= stops[-1]:
+            whole = _quartered(photo, D)
+        if everything is not None and whole is not None:
+            everything[:3, y, x], everything[3, y, x] = whole[:3], whole[4]
+        for layer, some, every, sign in (
+            (behind, lowest < stops[1], highest <= stops[0], -1),
+            (before, highest > stops[-2], lowest >= stops[-1], 1),
+        ):
+            if layer is not None and every and whole is not None:
+                layer[:4, y, x], layer[4, y, x] = whole[:4], sign * whole[4]
+            elif layer is not None and some:
+                share = slices.ramp(D * np.abs(D), *_squares(stops[:2] if sign < 0 else stops[-2:]))
+                share = 1 - share if sign < 0 else share
+                layer[:, y, x] = _quartered(photo * share, sign * share * D)
 
     _run(reduce, _tiles(pixels.shape), pool)
     back = pool.submit(_far_side, behind, -1, lens)

@@ -52,8 +52,10 @@ def add(
     field   where in the photo, see `Pupil.discs`.
     front   whether the layer leaves out what is behind it (else: what is in front of it).
     """
-    edges = [-math.inf, *(math.copysign(r * r, r) for r in stops), math.inf]
-    below, at, above = edges[index : index + 3]
+    below, at, above = (
+        math.copysign(stops[i] ** 2, stops[i]) if 0 <= i < len(stops) else math.inf * (i - index)
+        for i in (index - 1, index, index + 1)
+    )
     ways = spans(radius, pupil, field)
     compiled = native.library()
     if compiled is None:

@@ -37,6 +37,10 @@ FLOATS = ("float32", "float16", "float64", "bfloat16")
 SENTINEL = 0xDEADBEEF  # before each blob of Core ML
 
 
+class CutShort(BundleError):
+    """A file that ends before what it says it holds."""
+
+
 @dataclass(frozen=True)
 class Scale:
     """real = scale * (stored - zero_point), one pair or one per index of `axis`; `at` is where in
@@ -65,11 +69,13 @@ class Weight:
 
 
 def read(data: bytes, format: str) -> list[Weight]:
-    """The constant tensors of a model file, "onnx" or "tflite". BundleError where it is neither."""
+    """The constant tensors of a model file, "onnx" or "tflite". CutShort where it ends before what
+    it says it holds, BundleError where it can't be read otherwise."""
     try:
         return list(_onnx(data) if format == "onnx" else _tflite(data))
-    # What the bytes say is looked up as they say it.
-    except (IndexError, KeyError, ValueError, struct.error, RecursionError) as error:
+    except (IndexError, struct.error) as error:  # what its numbers point at lies beyond its end
+        raise CutShort(f"the {format} file ends too early: it was cut short") from error
+    except (KeyError, ValueError) as error:
         raise BundleError(f"the file is no readable {format} model ({error})") from error
 
 
@@ -166,7 +172,7 @@ def _fields(data: bytes, message: slice) -> Iterator[tuple[int, slice]]:
             case kind:
                 raise ValueError(f"a field of kind {kind}")
         if end > message.stop:
-            raise ValueError("a field that ends beyond its message")
+            raise IndexError("a field that ends beyond its message")
         yield key >> 3, slice(at, end)
         at = end
 
@@ -176,7 +182,7 @@ def _text(data: bytes, at: slice) -> str:
 
 
 def _onnx(data: bytes) -> Iterator[Weight]:
-    graph = next(at for n, at in _fields(data, slice(0, len(data))) if n == 7)
+    graph = next((at for n, at in _fields(data, slice(0, len(data))) if n == 7), slice(0, 0))
     weights: dict[str, Weight] = {}
     integers: dict[str, tuple[int, ...]] = {}  # int32_data: how zero points are often stored
     dequantize: dict[str, tuple[list[str], int]] = {}  # weight: inputs of the op, axis
@@ -191,13 +197,13 @@ def _onnx(data: bytes) -> Iterator[Weight]:
             node = list(_fields(data, at))
             kind = next((_text(data, a) for n, a in node if n == 4), "")
             inputs = [_text(data, a) for n, a in node if n == 1]
+            output = next((_text(data, a) for n, a in node if n == 2), "")
             if kind == "DequantizeLinear":
                 dequantize[inputs[0]] = inputs, _axis(data, [a for n, a in node if n == 5])
-                stored[next(_text(data, a) for n, a in node if n == 2)] = inputs[0]
+                stored[output] = inputs[0]
             elif kind in ("Conv", "ConvTranspose", "Gemm") and len(inputs) == 3:
                 biases[inputs[1]] = inputs[2]
             elif kind == "Constant":
-                output = next(_text(data, a) for n, a in node if n == 2)
                 for tensor in (t for n, a in node if n == 5 for m, t in _fields(data, a) if m == 5):
                     weight = _onnx_tensor(data, tensor)
                     weights[output] = replace(weight, name=output)
@@ -275,7 +281,7 @@ def _vector(data: bytes, table: int, index: int, size: int) -> slice:
     start = at + _u32(data, at) + 4
     stop = start + size * _u32(data, start - 4)
     if stop > len(data):
-        raise ValueError("a vector that ends beyond the file")
+        raise IndexError("a vector that ends beyond the file")
     return slice(start, stop)
 
 

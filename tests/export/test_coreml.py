@@ -237,7 +237,8 @@ class Refocus(nn.Module):
         near = (1 - (radius - 1).abs()).clamp_max(1).clamp_min(0)
         last = disparity.narrow(3, disparity.shape[3] - 1, 1)
         disparity = torch.cat([disparity[..., 1:], last], 3)
-        mixed = torch.where(widest > 1.5, half, soft * near + shifted * (1 - near))
+        weight = 1 / (near + 0.02)
+        mixed = torch.where(widest > 1.5, half, soft * near + shifted * weight * 0.02)
         return mixed.clamp(min=1e-3) ** (1 / 2.2), disparity
 
 

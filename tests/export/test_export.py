@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 
 import argan
 from argan import bundle
 from argan.backends.onnx import Onnx
-from argan_export import cli, graph
-from argan_export.to_onnx import gap
+from argan_export import cli, graph, to_onnx, variants
 from argan_train import loop
 from argan_train.ar_gan import ArGan, load_generator
 from argan_train.ar_gan_dr import ArGanDr, refocuser
@@ -53,20 +53,23 @@ def onnx_of(content: bundle.Bundle) -> bytes:
     return content.model(content.find("onnx"))
 
 
+def gap(run: Path, model: bytes, height: int, width: int, gain: float = 1.0) -> float:
+    """The largest between a run, its first weights times `gain`, and a model in ONNX Runtime."""
+    network = graph.depth_graph(run).network
+    image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        next(network.parameters()).mul_(gain)
+        expected = network(image).numpy()
+    return float(np.abs(Onnx(model).run({"image": image.numpy()})["disparity"] - expected).max())
+
+
 @pytest.mark.parametrize("height, width", [(64, 64), (96, 160)])
 def test_onnx_computes_what_torch_computes(
     run: Path, exported: Path, height: int, width: int
 ) -> None:
-    image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(5))
-    measured = gap(graph.depth_graph(run), onnx_of(bundle.read(exported)), image)
-    assert measured["max_abs"] < 1e-5  # largest seen: 2e-7
-
-
-def test_the_gap_sees_another_network(run: Path, exported: Path) -> None:
-    other = graph.depth_graph(run)
-    with torch.no_grad():
-        next(other.network.parameters()).mul_(1.1)
-    assert gap(other, onnx_of(bundle.read(exported)), graph.golden_input(other))["max_abs"] > 1e-5
+    model = onnx_of(bundle.read(exported))
+    assert gap(run, model, height, width) < 1e-5  # largest seen: 2e-7
+    assert gap(run, model, height, width, gain=1.1) > 1e-5
 
 
 def test_runtime_and_run_agree_on_a_photo(run: Path, exported: Path) -> None:
@@ -112,6 +115,11 @@ def test_the_card_says_what_it_learnt_from_and_how_well_it_does(run: Path, tmp_p
         (["nowhere", "-o", "x.argan"], "config.json"),
         (["RUN", "-o", "x.onnx"], "NAME.argan"),
         (["RUN", "-o", "x.argan", "--evaluation", "nowhere.json"], "nowhere.json"),
+        (["RUN", "-o", "x.argan", "--to", "onnx,ncnn"], "no format 'ncnn'"),
+        (["RUN", "-o", "x.argan", "--precision", "palette6"], "no precision 'palette6': onnx has"),
+        (["RUN", "-o", "x.argan", "--precision", "fp32,int8"], "give --calibration"),
+        (["RUN", "-o", "x.argan", "--sizes", "64x65"], "multiples of 32"),
+        (["RUN", "-o", "x.argan", "--refocus", "huge"], "multiples of 32"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
@@ -123,3 +131,54 @@ def test_bad_input_is_one_line_and_exit_code_2(
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and message in error
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(2)
+    for i in range(6):
+        coarse = Image.fromarray(rng.integers(256, size=(6, 8, 3), dtype=np.uint8))
+        coarse.resize((96, 72), Image.Resampling.BICUBIC).save(folder / f"{i}.png")
+    return folder
+
+
+def test_every_format_and_precision_in_one_bundle(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And each within `argan verify`'s limits, on the golden picture of this little network."""
+    path = tmp_path / "all.argan"
+    precisions = "fp32,fp16,int8,int8-io,int8-weights,palette6"
+    argv = ["-o", str(path), "--to", "onnx,tflite,coreml", "--precision", precisions]
+    argv += ["--sizes", "64,64x96", "--calibration", str(photos), "--count", "6"]
+    assert cli.main([str(run), *argv]) == 0, capsys.readouterr().out
+    content = bundle.read(path)
+    assert {v.name for v in content.variants} == {
+        *(f"onnx-{p}" for p in ("fp32", "fp16", "int8", "int8-weights")),
+        *(f"tflite-{p}" for p in ("fp32", "fp16", "int8", "int8-io")),
+        *(f"coreml-{p}" for p in ("fp32", "fp16", "int8", "palette6")),
+    }
+    assert content.find("tflite").sizes == ((64, 64), (64, 96))
+    assert content.find("tflite", "int8-io").dtype == content.find("coreml").dtype == "uint8"
+    assert all(f["parity"]["disparity"] for f in content.manifest["variants"].values())
+    found = json.loads(content.files["quantization.json"])
+    assert found["variants"].keys() == {"onnx-int8", "tflite-int8", "tflite-int8-io"}
+    assert len(found["photos"]["files"]) == 6
+    assert content.files["CARD.md"].decode().count(" dB |") == len(content.variants)
+
+
+def test_a_variant_that_misses_its_limit_is_said_and_is_exit_code_1(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoilt(model: bytes) -> bytes:
+        graph = onnx.load_from_string(to_onnx.to_int8_weights(model))
+        scale = next(i for i in graph.graph.initializer if i.name.endswith("_scale"))
+        scale.CopyFrom(
+            onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(scale) * 3, scale.name)
+        )
+        return graph.SerializeToString()
+
+    monkeypatch.setattr(variants.to_onnx, "to_fp16", spoilt)
+    argv = ["-o", str(tmp_path / "x.argan"), "--precision", "fp32,fp16"]
+    assert cli.main([str(run), *argv]) == 1
+    assert "onnx-fp16" in (said := capsys.readouterr().out) and "MISSED" in said

@@ -27,7 +27,7 @@ pytest.importorskip("onnx", reason="a look ends with argan export")
 
 EVERY = "log_every = 2\npicture_every = 4\nsave_every = 2\n"
 GAN = "size = 16\nwidth = 4\nbatch = 4\nlatent = 8\ndepth_size = 8\nviews = 3\nsteps = 6\n" + EVERY
-STUDENT = "size = 32\nnominal = 32\nbatch = 4\nsteps = 4\n" + EVERY
+STUDENT = "size = 32\nnominal = 64\nbatch = 4\nsteps = 4\n" + EVERY
 
 
 @pytest.fixture(scope="module")

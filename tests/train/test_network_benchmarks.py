@@ -102,7 +102,8 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     (tmp_path / "dr.toml").write_text(
         "size = 32\nnominal = 32\nsteps = 4\nbatch = 2\nsnap = 0.1\nwarmup = 2\n"
     )
-    monkeypatch.setattr(train_smoke, "toy_scenes", lambda count, size: evaluate.toy_scenes(2, size))
+    scenes = list(evaluate.toy_scenes(2, train_smoke.SIZE))
+    monkeypatch.setattr(train_smoke, "toy_scenes", lambda count, size: scenes)
     small = student.cli.ToyWorld
     monkeypatch.setattr(small, "batch", lambda world, count, off_centre=0.0, batch=small.batch: (
         batch(world, min(count, 2), off_centre)))  # fmt: skip

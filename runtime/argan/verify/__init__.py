@@ -27,7 +27,7 @@ from argan.verify.subject import Subject, size, unit
 
 __all__ = ["Check", "Fault", "Limits", "Report", "Result", "speeds", "verify"]
 
-RUNS = 10  # of each variant, for its latency
+RUNS = 20  # of each variant, for its latency
 AGREE_DB = 35.0  # two variants that give one map
 
 
@@ -67,10 +67,10 @@ def verify(
     for subject in running:
         reference = references.get(subject.variant.graph)
         missed = subject.result.pictures and not subject.result.passed
-        file.inspect(subject, reference)
+        file.inspect(subject, reference, running)
         if missed and all(fault.name != diagnose.LAYER for fault in subject.result.faults):
-            subject.result.faults.insert(0, _diagnosis(subject, reference, limits))
-    _agreement(running)
+            fault = _diagnosis(subject, reference, _ally(subject, running), limits)
+            subject.result.faults.insert(0, fault)
     report = Report(
         content, [s.result for s in subjects], checks + _required(subjects, limits.require),
         {graph: reference.variant.name for graph, reference in references.items()},
@@ -88,7 +88,7 @@ def speeds(path: Path, report: Report) -> None:
     """Adds latency and memory of what passed, each in a process of its own."""
     results = {r.variant.name: r for r in report.results if r.passed and not r.not_checked}
     try:
-        measured = bench(path, thread_counts=(1,), runs=RUNS).rows
+        measured = bench(path, thread_counts=(1,), runs=RUNS, rounds=1).rows
     except Error:  # nothing that bench can run here: the figures stay empty
         return
     for row in measured:
@@ -211,7 +211,9 @@ def _measure(subject: Subject, example: Example, least: float) -> None:
         ))  # fmt: skip
 
 
-def _diagnosis(subject: Subject, reference: Subject | None, limits: Limits) -> Fault:
+def _diagnosis(
+    subject: Subject, reference: Subject | None, ally: str, limits: Limits
+) -> Fault:
     """Why a variant that ran misses its limit on golden.npz."""
     pictures, variant = subject.result.pictures, subject.variant
     least = limits.min_psnr[variant.precision]
@@ -227,30 +229,29 @@ def _diagnosis(subject: Subject, reference: Subject | None, limits: Limits) -> F
         limit=least,
         precision=variant.precision,
         reference=None if reference is None else reference.run,
-        file=None if variant.format == "coreml" else subject.content.model(variant),
+        ally=ally,
+        file=b"" if variant.format == "coreml" else subject.content.model(variant),
         format=variant.format,
         reload=subject.reload,
     ))  # fmt: skip
 
 
-def _agreement(running: Sequence[Subject]) -> None:
-    """Where variants miss golden.npz for no reason of their own and agree, it is what is wrong."""
-    names = [[fault.name for fault in subject.result.faults] for subject in running]
-    lost = [s for s, n in zip(running, names, strict=True) if diagnose.OTHER_GOLDEN in n]
-    for subject in lost:
-        for other in lost:
-            ours, theirs = (s.result.pictures["got"] for s in (subject, other))
-            if other.variant.file == subject.variant.file or ours.shape != theirs.shape:
-                continue
-            apart = subject.result.golden["disparity"]["psnr_db"]
-            together = metrics.psnr(ours, theirs)
-            if together >= max(AGREE_DB, apart + diagnose.GAIN_DB):
-                at = [f.name for f in subject.result.faults].index(diagnose.OTHER_GOLDEN)
-                subject.result.faults[at] = Fault(
-                    diagnose.OTHER_GOLDEN,
-                    f"{apart:.1f} dB, but {together:.1f} dB to {other.variant.name}",
-                )
-                break
+def _ally(subject: Subject, running: Sequence[Subject]) -> str:
+    """A variant in another file that gives what this one gives, where golden.npz differs from
+    both: "120.0 dB to NAME", or ""."""
+    got, apart = subject.result.pictures["got"], subject.result.golden["disparity"].get("psnr_db")
+    for other in running:
+        theirs = other.result.pictures.get("got")
+        if apart is None or theirs is None or theirs.shape != got.shape:
+            continue
+        together = metrics.psnr(got, theirs)
+        if (
+            (other.variant.graph, other.result.passed) == (subject.variant.graph, False)
+            and other.variant.file != subject.variant.file
+            and together >= max(AGREE_DB, apart + diagnose.GAIN_DB)
+        ):
+            return f"{together:.1f} dB to {other.variant.name}"
+    return ""
 
 
 def _required(subjects: Sequence[Subject], require: Sequence[str]) -> list[Check]:

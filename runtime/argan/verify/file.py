@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from argan.bundle import Bundle, Variant
 from argan.errors import BundleError
 from argan.verify.diagnose import LAYER
 from argan.verify.result import Array, Check, Fault, Result
-from argan.verify.subject import Subject, files, size
+from argan.verify.subject import Subject, files
 
 # Of the file, against fp32 of the same graph and format; and what the graph itself takes.
 MAX_SIZE = {
@@ -41,15 +42,15 @@ FAULTS = {
 }
 
 
-def inspect(subject: Subject, reference: Subject | None) -> None:
-    """Adds what is found to the subject's result."""
+def inspect(subject: Subject, reference: Subject | None, running: Sequence[Subject]) -> None:
+    """Adds what is found to the subject's result; `running` are all that could be loaded."""
     content, variant, result = subject.content, subject.variant, subject.result
     try:
         result.dtypes = weights.census(files(content, variant), variant.format)
     except BundleError as error:
         result.checks.append(Check("types of the weights", False, str(error)))
         return
-    checks = [types(result), file_size(content, result), kernels(subject)]
+    checks = [types(result), file_size(result, running), kernels(subject)]
     if reference is not None and reference is not subject:
         checks.append(layers(content, variant, reference.variant))
     for check in checks:
@@ -75,16 +76,18 @@ def types(result: Result) -> Check | None:
     return Check("types of the weights", held > wide, listed, f"most of them {narrow[0]}")
 
 
-def file_size(content: Bundle, result: Result) -> Check | None:
-    variant, share = result.variant, MAX_SIZE.get(result.variant.precision)
+def file_size(result: Result, running: Sequence[Subject]) -> Check | None:
+    """Against the same in fp32, where there is that."""
+    ours, share = result.variant, MAX_SIZE.get(result.variant.precision)
     whole = [
-        v for v in content.variants
-        if (v.graph, v.format, v.precision) == (variant.graph, variant.format, "fp32")
+        s.result for s in running
+        if (s.variant.graph, s.variant.format, s.variant.precision)
+        == (ours.graph, ours.format, "fp32")
     ]  # fmt: skip
     if share is None or not whole:
         return None
-    most = int(share * size(content, whole[0])) + GRAPH_BYTES
-    limit = f"<= {most:,} B ({share:g} of {whole[0].name}, and {GRAPH_BYTES:,})"
+    most = int(share * whole[0].bytes) + GRAPH_BYTES
+    limit = f"<= {most:,} B ({share:g} of {whole[0].variant.name}, and {GRAPH_BYTES:,})"
     return Check("file size", result.bytes <= most, f"{result.bytes:,} B", limit)
 
 

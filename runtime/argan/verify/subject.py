@@ -8,13 +8,13 @@ from importlib.metadata import entry_points
 
 import numpy as np
 
-from argan import backends
+from argan import backends, weights
 from argan.backends import Backend
 from argan.backends.canonical import Canonical
 from argan.bundle import Bundle, Variant
-from argan.errors import Error, InputError, MissingExtraError
+from argan.errors import BundleError, Error, InputError, MissingExtraError
 from argan.golden import Example
-from argan.verify.diagnose import Run
+from argan.verify.diagnose import TRUNCATED, Run
 from argan.verify.result import Array, Fault, Result
 
 
@@ -36,7 +36,18 @@ class Subject:
         except (MissingExtraError, InputError) as error:
             self.result.not_checked = str(error)
         except Error as error:
-            self.result.faults.append(Fault("does not load", str(error)))
+            self.result.faults.append(Fault(self._ruin(), str(error)))
+
+    def _ruin(self) -> str:
+        """Why a file can't be loaded."""
+        try:
+            if self.variant.format != "coreml":
+                weights.read(self.content.model(self.variant), self.variant.format)
+        except weights.CutShort:
+            return TRUNCATED
+        except BundleError:
+            pass
+        return "does not load"
 
     def run(self, image: Array) -> Array:
         """[1, 3, H, W] -> disparity [1, 1, H, W], lo as 0 and hi as 1."""
