@@ -40,7 +40,9 @@ lean: .venv/done
 	.venv-lean/bin/pytest tests/runtime
 
 bench: .venv/done
-	$(BIN)/python benchmarks/render.py
+	$(BIN)/python benchmarks/lens_quality.py --data $(DATA)/oracle-public
+	$(BIN)/python benchmarks/lens_speed.py
+	$(BIN)/python benchmarks/networks.py
 	$(BIN)/python benchmarks/train.py --json out/train.json
 
 # AR-GAN and AR-GAN-DR on the toy world: does it learn depth? About 15 minutes on two cores (not timed yet).

@@ -32,7 +32,7 @@ SMALLEST = 32  # px of a photo's shorter side that can still calibrate
 BINS = 2048  # of a histogram: 8 for each level of an int8 tensor
 LEVELS = 256
 PERCENTILE = 99.999  # of the values lie inside
-SHARES = np.linspace(0.2, 1.0, 65)  # of the full range, that entropy and mse choose from
+SHARES = np.linspace(1.0, 0.1, 73)  # of either end, that entropy and mse choose from
 
 
 @dataclass(frozen=True)
@@ -188,8 +188,10 @@ def affine(lo: float, hi: float) -> tuple[np.float32, int]:
 
 
 def _best(h: Histogram, loss: Callable[[Histogram, Range], float]) -> Range:
-    candidates = [(float(h.lo * share), float(h.hi * share)) for share in SHARES]
-    return min(candidates, key=lambda ends: loss(h, ends))
+    """The upper end first, then the lower: the tails of a tensor differ."""
+    hi = min((float(h.hi * share) for share in SHARES), key=lambda hi: loss(h, (h.lo, hi)))
+    lo = min((float(h.lo * share) for share in SHARES), key=lambda lo: loss(h, (lo, hi)))
+    return lo, hi
 
 
 def _squared_error(h: Histogram, ends: Range) -> float:
@@ -211,7 +213,7 @@ def _divergence(h: Histogram, ends: Range) -> float:
     bins = np.bincount(level[kept > 0], minlength=LEVELS)
     counts = np.bincount(level, kept, LEVELS)
     spread = np.where(kept > 0, counts[level] / np.maximum(bins[level], 1), 0)
-    p, q = true / true.sum(), spread / max(spread.sum(), 1e-12)
+    p, q = true / max(true.sum(), 1e-12), spread / max(spread.sum(), 1e-12)
     seen = p > 0
     return float(np.sum(p[seen] * np.log(p[seen] / np.maximum(q[seen], 1e-12))))
 

@@ -19,6 +19,7 @@ Every value stays below 3200 and every divisor above 1e-3, so that float16 holds
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -47,6 +48,9 @@ SURE = 4  # a coverage of 1/4 is enough to take a hole's colour from its own nei
 FILLS = 2  # halvings of the smallest size, to fill holes from
 UNHIDDEN = 0.02  # of a disc: a smaller part says too little of what goes on behind an outline
 LEAST = 1e-3  # divisor
+# TFLite's converter makes an operation of its own of a clamp to exactly 0..1, which XNNPACK and GPU
+# delegates leave to the slow kernels.
+ONE = 1 + 2.0**-23
 
 # What the photo clipped is guessed, as in `argan.highlights`; chosen on the same 8 scenes.
 CLIPPED = 0.997, 0.999  # sRGB: not at all, entirely; 254 of 255 is not
@@ -92,30 +96,28 @@ class Layered(nn.Module):
         limit = self.largest_radius
         signed = ((disparity - focus) * blur).clamp(-limit, limit)
         light = self.light(image)
-        wide = clamped(torch.cat([light, signed], 1), MARGIN_FINE)
-        wide_light, wide_signed = wide.split((3, 1), 1)
-        ramps = _ramps(_sides(wide_signed), (0, *FINE, 2 * OCTAVE[0]))
+        wide_light, wide = _split(clamped(torch.cat([light, signed], 1), MARGIN_FINE), 3, 1)
+        radius = torch.cat([wide.relu(), (wide * -1).relu()], 1)
+        ramps = _ramps(radius, (0, *FINE, 2 * OCTAVE[0]))
         pieces = [
             _pieces(disc(_slice(wide_light, wide_light, lower, upper)))
             for disc, lower, upper in zip(self.fine, ramps[:-1], ramps[1:], strict=True)
         ]
-        blurred, beyond = (_inner(ramp, MARGIN_FINE) for ramp in (ramps[0], ramps[-1]))
-        before, after = blurred.split(1, 1)
-        sharp = 1 - before - after
-
-        near, far, hidden = self.reduced(light, beyond, _sides(signed))
-        focused = Piece(light * sharp, sharp, 1 - before)
-        order = [piece for piece, _ in pieces[::-1]] + [focused] + [piece for _, piece in pieces]
+        before, after = _split(ramps[0], 1, 1)
+        sharp, unhidden = _inner(1 - before - after, MARGIN_FINE), _inner(1 - before, MARGIN_FINE)
+        order = [piece for piece, _ in pieces[::-1]]
+        order += [Piece(light * sharp, sharp, unhidden)]
+        order += [piece for _, piece in pieces]
+        near, back = self.reduced(wide_light, ramps[-1], radius)
         total = _composited(order, near)
-        return _srgb(total.colour + total.clear * (far.colour + far.clear * hidden))
+        return _srgb(total.colour + total.clear * back)
 
     def light(self, image: Tensor) -> Tensor:
         """Linear [1, 3, H, W], above 1 where the photo is clipped."""
         light = _linear(image)
-        clipped = ((image - CLIPPED[0]) * (1 / (CLIPPED[1] - CLIPPED[0]))).clamp(0, 1)
-        red, green, blue = clipped.split(1, 1)
-        every = torch.minimum(torch.minimum(red, green), blue)
-        some = torch.maximum(torch.maximum(red, green), blue)
+        clipped = ((image - CLIPPED[0]) * (1 / (CLIPPED[1] - CLIPPED[0]))).clamp(0.0, ONE)
+        red, green, blue = _split(clipped, 1, 1, 1)
+        every, some = red * green * blue, torch.maximum(torch.maximum(red, green), blue)
         # Some channels: the colour of the brightest pixels around, scaled to fit the others.
         energy = _total(light * light)
         weight = (1 - some) * energy * energy
@@ -130,12 +132,14 @@ class Layered(nn.Module):
         return light + clipped * (guess + spot)
 
     def reduced(self, light: Tensor, beyond: Tensor, radius: Tensor) -> Reduced:
-        """What is too blurred for full size: the share `beyond` of the photo, on either side."""
-        before, after = beyond.split(1, 1)
+        """What is too blurred for full size: the share `beyond` of the photo, on either side; all
+        with a margin."""
+        before, after = _split(beyond, 1, 1)
         sums = torch.cat([light * before, light * after, beyond, beyond * radius], 1)
         sums, photo = F.avg_pool2d(sums, 2), F.avg_pool2d(light, 2)
-        front, _, coverage, _, _ = sums.split((3, 3, 1, 1, 2), 1)
+        front, _, coverage, _ = _split(sums, 3, 3, 1, 3)
         visible = torch.cat([(1 + FAINT) * photo - front, (1 + FAINT) - coverage], 1)
+        sums, visible = (_inner(planes, MARGIN_FINE // 2) for planes in (sums, visible))
         return _doubled(self.octaves(sums, visible, 1))
 
     def octaves(self, sums: Tensor, visible: Tensor, level: int) -> Reduced:
@@ -146,7 +150,7 @@ class Layered(nn.Module):
         visible  [1, 4, h, w]: all that is not in front, to fill holes from
         """
         last = level == self.levels
-        front, behind, coverage, moment = clamped(sums, MARGIN_OCTAVE).split((3, 3, 2, 2), 1)
+        front, behind, coverage, moment = _split(clamped(sums, MARGIN_OCTAVE), 3, 3, 2, 2)
         radius = moment / (2 * coverage).clamp_min(LEAST)
         ramps = _ramps(radius, OCTAVE if last else (*OCTAVE, 2 * OCTAVE[0]))
         shares = [1 - ramps[0], *(a - b for a, b in zip(ramps, ramps[1:], strict=False))]
@@ -159,14 +163,39 @@ class Layered(nn.Module):
         from_front = [piece for piece, _ in pieces[::-1]]
         far = _composited([piece for _, piece in pieces])
         if last:
-            return Reduced(_composited(from_front), far, _filled(visible, SURE, FILLS))
-        before, after = ramps[-1].split(1, 1)
-        rest = torch.cat([front * before, behind * after, beyond[-1], beyond[-1] * radius], 1)
-        rest = _inner(rest, MARGIN_OCTAVE - 1)
-        smaller: Tensor = F.conv2d(rest, self.tent, stride=2, groups=10)
-        near, deeper, hidden = _doubled(self.octaves(smaller, F.avg_pool2d(visible, 2), level + 1))
-        far = Seen(far.colour + far.clear * deeper.colour, far.clear * deeper.clear)
-        return Reduced(_composited(from_front, near), far, hidden)
+            near, hidden = None, _filled(visible, SURE, FILLS)
+        else:
+            before, after = _split(ramps[-1], 1, 1)
+            rest = torch.cat([front * before, behind * after, beyond[-1], beyond[-1] * radius], 1)
+            rest = _inner(rest, MARGIN_OCTAVE - 1)
+            smaller: Tensor = F.conv2d(rest, self.tent, stride=2, groups=10)
+            near, hidden = _doubled(self.octaves(smaller, F.avg_pool2d(visible, 2), level + 1))
+        return Reduced(_composited(from_front, near), far.colour + far.clear * hidden)
+
+
+class RefocusGraph(nn.Module):
+    """image [1, 3, H, W] sRGB 0..1, focus [1] disparity, blur [1] K, px of disc radius at this size
+    per unit of disparity -> bokeh [1, 3, H, W] sRGB 0..1, disparity [1, 1, H, W].
+
+    As `argan.refocus` does: the network sees the photo at about nominal^2 px, and its disparity is
+    normalised so that `extent`, that of a typical photo, becomes 0..1.
+
+    network  [1, 3, h, w] -> [1, 1, h, w], in evaluation mode; h and w multiples of 32
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        extent: tuple[float, float],
+        nominal: int,
+        height: int,
+        width: int,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.lowest, self.scale = extent[0], 1 / (extent[1] - extent[0])
+        self.layered = Layered(height, width)
+        self.full = height, width
 
 
 class Disc(nn.Module):
@@ -216,8 +245,7 @@ def clamped(planes: Tensor, margin: int) -> Tensor:
     accelerator has this as one operation."""
     for axis in (3, 2):
         first, last = planes.narrow(axis, 0, 1), planes.narrow(axis, planes.shape[axis] - 1, 1)
-        before, after = torch.cat([first] * margin, axis), torch.cat([last] * margin, axis)
-        planes = torch.cat([before, planes, after], axis)
+        planes = torch.cat([*[first] * margin, planes, *[last] * margin], axis)
     return planes
 
 
@@ -253,12 +281,11 @@ class Seen(NamedTuple):
 
 
 class Reduced(NamedTuple):
-    """All that is blurred in front, all that is behind, and the colours [1, 3, h, w] of what is
-    not in front."""
+    """All that is blurred in front, and the colours [1, 3, h, w] of all that is behind, with its
+    holes filled."""
 
     near: Seen
-    far: Seen
-    hidden: Tensor
+    back: Tensor
 
 
 def _slice(
@@ -271,16 +298,16 @@ def _slice(
     share          [1, 2, h, w]: part of the colours; None: lower - upper
     """
     covered = lower - upper
-    before, after = (covered if share is None else share).split(1, 1)
-    nearer, _ = upper.split(1, 1)
-    _, unhidden = lower.split(1, 1)
+    before, after = _split(covered if share is None else share, 1, 1)
+    nearer, _ = _split(upper, 1, 1)
+    _, there = _split(lower, 1, 1)
     spare = covered  # ONNX Runtime convolves 12 planes in half of the time of 10
-    return torch.cat([front * before, behind * after, covered, 1 - nearer, unhidden, spare], 1)
+    return torch.cat([front * before, behind * after, covered, 1 - nearer, there, spare], 1)
 
 
 def _pieces(blurred: Tensor) -> tuple[Piece, Piece]:
     """`_slice`, blurred -> the pieces in front and behind."""
-    front, behind, before, after, shown, there, _ = blurred.split((3, 3, 1, 1, 1, 1, 2), 1)
+    front, behind, before, after, shown, there, _ = _split(blurred, 3, 3, 1, 1, 1, 1, 2)
     return Piece(front, before, shown), Piece(behind, after, there)
 
 
@@ -291,18 +318,13 @@ def _composited(pieces: Sequence[Piece], seen: Seen | None = None) -> Seen:
     for piece in pieces:
         unhidden = piece.unhidden.clamp_min(UNHIDDEN)
         if seen is None:
-            seen = Seen(piece.colour / unhidden, (1 - piece.share / unhidden).clamp(0, 1))
+            seen = Seen(piece.colour / unhidden, (1 - piece.share / unhidden).clamp(0.0, ONE))
         else:
             part = seen.clear / unhidden
-            clear = (seen.clear - piece.share * part).clamp(0, 1)
+            clear = (seen.clear - piece.share * part).clamp(0.0, ONE)
             seen = Seen(seen.colour + piece.colour * part, clear)
     assert seen is not None
     return seen
-
-
-def _sides(signed: Tensor) -> Tensor:
-    """Signed blur radius [1, 1, h, w] -> radius in front of the focal plane, and behind it."""
-    return torch.cat([signed.relu(), (-signed).relu()], 1)
 
 
 def _ramps(radius: Tensor, stops: Sequence[float]) -> list[Tensor]:
@@ -311,12 +333,18 @@ def _ramps(radius: Tensor, stops: Sequence[float]) -> list[Tensor]:
     is as wide as the disc between them."""
     square = radius * radius
     return [
-        (square * (1 / (high**2 - low**2)) - low**2 / (high**2 - low**2)).clamp(0, 1)
+        (square * (1 / (high**2 - low**2)) - low**2 / (high**2 - low**2)).clamp(0.0, ONE)
         for low, high in zip(stops, stops[1:], strict=False)
     ]
 
 
-# ---- sizes
+# ---- parts and sizes
+
+
+def _split(planes: Tensor, *sizes: int) -> list[Tensor]:
+    """By channels. As slices: ONNX Runtime's NNAPI provider has no Split."""
+    starts = itertools.accumulate(sizes, initial=0)
+    return [planes.narrow(1, start, size) for start, size in zip(starts, sizes, strict=False)]
 
 
 def _inner(planes: Tensor, crop: int) -> Tensor:
@@ -331,7 +359,7 @@ def _filled(layer: Tensor, sure: float, halvings: int) -> Tensor:
     """Premultiplied colour and coverage [1, 4, h, w] -> colour [1, 3, h, w]; where the coverage is
     below 1 / sure, colours from around, too. At most so many halvings, as long as h and w are
     even."""
-    colour, coverage = layer.split((3, 1), 1)
+    colour, coverage = _split(layer, 3, 1)
     colour = colour / coverage.clamp_min(LEAST)
     if not halvings or layer.shape[2] % 2 or layer.shape[3] % 2:
         return colour
@@ -340,9 +368,9 @@ def _filled(layer: Tensor, sure: float, halvings: int) -> Tensor:
 
 
 def _doubled(small: Reduced) -> Reduced:
-    planes = _enlarged(torch.cat([*small.near, *small.far, small.hidden], 1))
-    parts = planes.split((3, 1, 3, 1, 3), 1)
-    return Reduced(Seen(parts[0], parts[1]), Seen(parts[2], parts[3]), parts[4])
+    planes = _enlarged(torch.cat([*small.near, small.back], 1))
+    colour, clear, back = _split(planes, 3, 1, 3)
+    return Reduced(Seen(colour, clear), back)
 
 
 # ---- light
@@ -350,7 +378,7 @@ def _doubled(small: Reduced) -> Reduced:
 
 def _total(planes: Tensor) -> Tensor:
     """Sum over three channels."""
-    red, green, blue = planes.split(1, 1)
+    red, green, blue = _split(planes, 1, 1, 1)
     return red + green + blue
 
 
@@ -363,7 +391,7 @@ def _linear(image: Tensor) -> Tensor:
 
 
 def _srgb(light: Tensor) -> Tensor:
-    light = light.clamp(0, 1)
+    light = light.clamp(0.0, ONE)
     power, total = light.clamp_min(TOE_LINEAR), light.clamp_max(TOE_LINEAR) * TOE_SLOPE
     at_toe = 0.0
     for i, coefficient in enumerate(ENCODE):

@@ -489,17 +489,15 @@ RULES: dict[str, dict[str, Rule]] = {
 
 def read_tflite(data: bytes) -> list[Graph]:
     """One per signature."""
-    try:
-        from ai_edge_litert import schema_py_generated as schema
-    except ImportError as problem:
-        raise MissingExtraError("ai-edge-litert", "tflite") from problem
+    from ai_edge_litert import schema_py_generated as schema
+
     if data[4:8] != b"TFL3":
-        raise BundleError("is no .tflite file")
+        raise BundleError("no .tflite file; export it again")
     try:
         model = schema.ModelT.InitFromPackedBuf(data)
         return [tflite_graph(schema, model, graph) for graph in model.subgraphs]
     except Exception as problem:  # whatever reading beyond the end raises
-        raise BundleError(f"is damaged ({type(problem).__name__})") from problem
+        raise BundleError(f"damaged ({type(problem).__name__}); export it again") from problem
 
 
 def tflite_graph(schema: Any, model: Any, graph: Any) -> Graph:
@@ -520,9 +518,6 @@ def tflite_graph(schema: Any, model: Any, graph: Any) -> Graph:
         code = model.operatorCodes[op.opcodeIndex]
         name = ops[max(code.builtinCode, code.deprecatedBuiltinCode)]
         inputs = tuple(tensor(i) for i in op.inputs if i >= 0)
-        if name == "DEQUANTIZE" and inputs[0].constant:  # weights stored as float16
-            made -= set(op.outputs)
-            continue
         outputs = tuple(tensor(i) for i in op.outputs)
         options = vars(op.builtinOptions) if op.builtinOptions else {}
         shown = text(code.customCode) if name == "CUSTOM" else name
@@ -541,9 +536,9 @@ def read_onnx(data: bytes) -> list[Graph]:
     try:
         graph = shape_inference.infer_shapes(onnx.load_from_string(data), data_prop=True).graph
     except Exception as problem:  # protobuf's, and onnx's own
-        raise BundleError(f"is damaged ({type(problem).__name__})") from problem
+        raise BundleError(f"damaged ({type(problem).__name__}); export it again") from problem
     if not graph.node:
-        raise BundleError("is no .onnx file with a graph")
+        raise BundleError("no .onnx file with a graph; export it again")
     known: dict[str, Tensor] = {}
     for port in (*graph.input, *graph.value_info, *graph.output):
         kind = port.type.tensor_type
@@ -641,15 +636,18 @@ def lint(path: Path, targets: Sequence[str] = TARGETS) -> dict[str, Any]:
     equal findings are one, with the places."""
     results: dict[str, Any] = {}
     for name, content in sorted(models(path).items()):
-        where = path if name == path.name else f"{path}: {name}"
+        where = path if name == path.name else path / name
         try:
             graphs = READERS[Path(name).suffix](content)
             rules = {t: rule for t, rule in RULES[graphs[0].format].items() if t in targets}
             results[name] = {"targets": list(rules), "findings": collected(graphs, rules)}
         except BundleError as problem:
-            raise BundleError(f"{where} {problem}; export it again") from problem
+            raise BundleError(f"{where}: {problem}") from problem
+        except ModuleNotFoundError as problem:
+            extra = {".onnx": "export", ".tflite": "tflite"}.get(where.suffix, "export,coreml")
+            raise MissingExtraError(str(problem.name), extra) from problem
         except (IndexError, KeyError) as problem:  # an op without what all of its kind have
-            raise BundleError(f"{where} is damaged ({problem!r}); export it again") from problem
+            raise BundleError(f"{where}: damaged ({problem!r}); export it again") from problem
     if not any(one["targets"] for one in results.values()):
         raise InputError(f"{path} has nothing to check for {','.join(targets)}")
     return {"file": str(path), "models": results}
@@ -672,8 +670,8 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
     for name, model in result["models"].items():
         counts = Counter(one["severity"] for one in model["findings"])
         said = ", ".join(f"{n} {severity}{'s' * (n > 1)}" for severity, n in counts.items())
-        targets = ", ".join(model["targets"]) or "nothing"
-        yield f"{name} (checked for {targets}): {said or 'clean'}"
+        targets = ", ".join(model["targets"])
+        yield f"{name} ({targets}): {said or 'clean'}" if targets else f"{name}: not checked"
         for one in model["findings"]:
             first, more = one["where"][0], len(one["where"]) - 1
             where = f"{first} and {more} more" if more else first

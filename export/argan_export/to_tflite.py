@@ -24,6 +24,7 @@ import torch
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from ai_edge_quantizer import qtyping, quantizer, recipe
+from ai_edge_quantizer.qtyping import TFLOperationName as OpName
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -37,7 +38,7 @@ from argan_export.to_onnx import quiet
 
 ALIGNMENT = 16  # bytes, of a buffer with weights: the schema's
 LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D")
-FLOAT32, OpName = schema.TensorType.FLOAT32, qtyping.TFLOperationName
+FLOAT32 = schema.TensorType.FLOAT32
 KINDS = {code: name for name, code in vars(schema.BuiltinOperator).items() if name[0] != "_"}
 
 
@@ -98,7 +99,7 @@ class TFLiteGraph:
     is quantised as well.
 
     within         name of a submodule; only what it computes, not for example a renderer
-    integer_ports  whole numbers for pictures that go in and for what quantised ops give
+    integer_ports  whole numbers go in and come out of a graph that takes and gives one picture
     """
 
     def __init__(
@@ -150,9 +151,10 @@ class TFLiteGraph:
     def quantized(self, ranges: Mapping[str, Range], layers: Collection[str]) -> bytes:
         ranges = {name: ranges[common] for name, common in self.common.items() if common in ranges}
         scopes = [f"^{re.escape(';'.join(op.gives))};$" for op in self._quantized_ops(set(layers))]
-        pictures = self._pictures() if self.integer_ports else []
-        ranges |= dict.fromkeys(pictures, (0.0, 1.0))
-        scopes += [f"^{re.escape(name)};$" for name in pictures]
+        if self.integer_ports:
+            images = [name for graph in self.flat.subgraphs for name in _names(graph, graph.inputs)]
+            ranges |= dict.fromkeys(images, (0.0, 1.0))
+            scopes += [f"^{re.escape(name)};$" for name in images]
         config = qtyping.OpQuantizationConfig.from_dict(recipe.static_wi8_ai8()[0]["op_config"])
         float_ports = () if self.integer_ports else (OpName.INPUT, OpName.OUTPUT)
         return _quantized(
@@ -172,15 +174,6 @@ class TFLiteGraph:
             in_float.update(name for op in touched for name in (*op.takes, *op.gives))
             rest = [op for op in rest if op not in touched]
         return [op for op in self.ops if op.path in layers and op.kind in LAYERS or op in rest]
-
-    def _pictures(self) -> list[str]:
-        """What goes in and has height and width, where it is in float32."""
-        return [
-            graph.tensors[i].name.decode()
-            for graph in self.flat.subgraphs
-            for i in graph.inputs
-            if len(graph.tensors[i].shape) == 4 and graph.tensors[i].type == FLOAT32
-        ]
 
     @staticmethod
     def _given(backend: TFLite, inputs: Inputs) -> tuple[Signature, Tensors]:
@@ -224,6 +217,13 @@ def _quantized(
         if buffer.size:
             buffer.data = data[buffer.offset : buffer.offset + buffer.size]
             buffer.offset = buffer.size = 0
+    original = schema.ModelT.InitFromPackedBuf(model, 0)
+    for before, after in zip(original.signatureDefs, flat.signatureDefs, strict=True):
+        # The tool forgets an output that another op takes as well. Its place stays the same.
+        places = list(original.subgraphs[before.subgraphIndex].outputs)
+        now = flat.subgraphs[after.subgraphIndex].outputs
+        for old, new in zip(before.outputs, after.outputs, strict=True):
+            new.tensorIndex = int(now[places.index(old.tensorIndex)])
     return _packed(flat)
 
 

@@ -116,7 +116,7 @@ def bench(
     size: int | None = None,
     thread_counts: Sequence[int] = (1, 2),
     runs: int = RUNS,
-    rounds: int = ROUNDS,
+    rounds: int | None = None,
     against: str | os.PathLike[str] | None = None,
     tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
@@ -126,13 +126,14 @@ def bench(
     size     side in px of the square that the networks get; None: what they would get of the photo.
              A variant of fixed sizes gets the nearest of them
     runs     inferences per process, of which there are `rounds` per variant and number of threads
+    rounds   None: ROUNDS
     against  a training run, measured in PyTorch too and the reference of the disparity graph.
              Other references are the most exact variants, ONNX first
     tell     is told how many of all processes are done
 
     What can't run here is listed in the report; what fails while it runs too.
     """
-    path = find_model(model)
+    path, rounds = find_model(model), rounds or ROUNDS
     content = read_model(path)
     pixels = _pixels(picture, size, content)
     if size:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
 import argan
-from argan import photo
+from argan import native, photo
 from argan.adapter import read_model
 from argan.errors import Error, InputError, MissingExtraError, ShapeError
 from argan.files import check_writable, write_atomic
@@ -451,6 +451,7 @@ def info(model: BundleArgument = None) -> int:
         **{f"{name}{part}": text for name, v in manifest["variants"].items()
            for part, text in _variant(v).items()},
         "files": ", ".join(f"{n} {len(data):,} B" for n, data in sorted(content.files.items())),
+        "lens": "compiled" if native.library() else "NumPy and OpenCV; install with a C++ compiler",
     }
     for name, value in lines.items():
         print(f"{name + ':':14} {value}")

@@ -6,6 +6,7 @@ numbers that have to catch the fault.
 
 import copy
 import io
+import json
 import logging
 import tempfile
 import zipfile
@@ -209,6 +210,18 @@ def test_a_bad_calibration_is_named(kind: str) -> None:
     assert names(verified({"int8": model})) == {"int8": [name]}, "also with nothing beside it"
 
 
+def test_a_quantisation_that_is_too_coarse_is_no_other_model(quantised: bytes) -> None:
+    """Nothing is wrong with it but that more is asked for."""
+    content = bundle.assemble(*made({"fp32": FP32, "int8": quantised}))
+    report = verify(content, Limits(min_psnr={"fp32": 110, "int8": 60}), threads=1)
+    assert names(report) == {"fp32": [], "int8": [diagnose.COARSE]}
+
+
+def test_another_models_weights_are_named(quantised: bytes) -> None:
+    report = verified({"fp32": FP32, "int8": perturbed(quantised, 0.3)})
+    assert names(report) == {"fp32": [], "int8": [diagnose.OTHER_WEIGHTS]}
+
+
 def other_golden(disparity: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, image=IMAGE, disparity=disparity)
@@ -219,10 +232,9 @@ def perturbed(model: bytes, deviation: float) -> bytes:
     """Another training of the same network: every weight a little different."""
     rng, data = np.random.default_rng(1), bytearray(model)
     for weight in layers(model):
-        values = weights.values(model, weight)
-        assert values is not None
+        values = np.frombuffer(model[weight.at], weight.dtype)
         noisy = values * (1 + deviation * rng.standard_normal(values.shape))
-        data[weight.at] = noisy.astype(np.float32).tobytes()
+        data[weight.at] = noisy.astype(weight.dtype).tobytes()
     return bytes(data)
 
 
@@ -257,7 +269,7 @@ def test_every_layer_off_by_10_percent_is_caught(quantised: bytes) -> None:
     assert len(found) == len(layers(FP32))
     for i, weight in enumerate(found):
         files = content.files | {int8.file: weights.scaled(quantised, weight, (1.1, 0.9)[i % 2])}
-        check = file.layers(bundle.assemble(content.manifest, files), int8, fp32)
+        check, _ = file.layers(bundle.assemble(content.manifest, files), int8, fp32)
         assert check and not check.passed and weight.name in check.measured
 
 
@@ -295,6 +307,24 @@ def test_flipped_bits_and_cut_files_are_refused(
         model.write_bytes(data)
         assert main(["verify", str(folder)]) == 2
         assert "'model.fp32.onnx' with a size or sha256" in capsys.readouterr().err
+
+
+def test_pytorch_judges_in_place_of_the_golden_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run whose weights are kept, in half precision: near, and not the same."""
+    run = Path(__file__).parents[2] / "weights" / DEFAULT.manifest["source"]["run"]
+    path, figures = tmp_path / "a.argan", tmp_path / "a.json"
+    golden_file = other_golden(1 - EXAMPLE.outputs["disparity"])
+    bundle.write(path, *made({"fp32": FP32}, golden_file))
+    command = ["verify", str(path), "--no-speed", "--against", str(run), "--json", str(figures)]
+    assert main([*command, "--min-psnr", "45"]) == 1
+    assert "FAILED: golden.npz: 4" in capsys.readouterr().out
+    (variant,) = json.loads(figures.read_text())["variants"]
+    assert variant["verdict"] == "passed" and 45 < variant["golden"]["disparity"]["psnr_db"] < 110
+    bundle.write(path, *made({"fp32": FP32}))
+    assert main([*command, "--min-psnr", "fp32=45"]) == 1
+    assert f"dB, {diagnose.OTHER_GOLDEN}" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- the reader of weights

@@ -516,13 +516,13 @@ def test_exit_codes_and_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     fine = write(tmp_path / "fine.tflite", one("RELU", picture()))
     assert run(fine) == 0
     assert capsys.readouterr().out.startswith(
-        "fine.tflite (checked for gpu, nnapi, xnnpack): 1 note\n  note     nnapi    graph: an NPU"
+        "fine.tflite (gpu, nnapi, xnnpack): 1 note\n  note     nnapi    graph: an NPU"
     )
     gather = one("GATHER_ND", picture(), ints([[0, 1]]), out=picture(shape=(1, 8, 4)))
     bad = write(tmp_path / "bad.tflite", gather)
     assert run(bad, "--target", "gpu") == 1
     assert capsys.readouterr().out == (
-        "bad.tflite (checked for gpu): 1 error\n"
+        "bad.tflite (gpu): 1 error\n"
         "  error    gpu      GATHER_ND: the GPU delegate has no GATHER_ND\n"
         "                    fix: shift by slicing and padding, or by a depthwise convolution"
         " (t2)\n"
@@ -548,7 +548,9 @@ def test_our_own_bundles_are_clean(name: str, capsys: pytest.CaptureFixture[str]
     files = bundle.read(ROOT / name).files
     assert run(ROOT / name) == 0
     said = capsys.readouterr().out
-    assert all(f"{file} (checked for" in said for file in files if file.endswith(".onnx"))
+    assert all(
+        f"{file} (nnapi, xnnpack, ane): " in said for file in files if file.endswith(".onnx")
+    )
 
 
 def test_a_bundle_that_is_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -560,8 +562,8 @@ def test_a_bundle_that_is_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture
     (folder / "bundle.json").write_text(json.dumps(content.manifest))
     assert run(folder, "--target", "gpu") == 0
     said = capsys.readouterr().out
-    assert "model.fp32.tflite (checked for gpu): clean" in said
-    assert "model.fp32.onnx (checked for nothing): clean" in said
+    assert "model.fp32.tflite (gpu): clean" in said
+    assert "model.fp32.onnx: not checked" in said
 
 
 @pytest.mark.parametrize(
@@ -592,10 +594,23 @@ def test_what_cannot_be_read_is_one_line_and_exit_code_2(
     assert error.count("\n") == 1 and message in error and error.startswith("argan: ")
 
 
+@pytest.mark.parametrize(
+    "name, package, extra",
+    [("model.fp32.tflite", "ai_edge_litert", "tflite"), ("model.fp32.onnx", "onnx", "export")],
+)
 def test_a_missing_package_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = write(tmp_path / "x.tflite", one("RELU", picture()))
-    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
+    name: str, package: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    path = write(tmp_path / name, bundle.read(ROOT / "tests/data/formats.argan").files[name])
+    monkeypatch.setitem(sys.modules, package, None)
     assert run(path) == 2
-    assert 'pip install "argan[tflite]"' in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f'{package} is not installed; run: pip install "argan[{extra}]"' in said
+
+
+def test_every_signature_is_read() -> None:
+    data = bundle.read(ROOT / "tests/data/formats.argan").files["model.fp32.tflite"]
+    assert [graph.inputs[0].shape[2:] for graph in lint.read_tflite(data)] == [
+        (64, 64), (64, 96), (96, 64),
+    ]  # fmt: skip

@@ -308,7 +308,8 @@ def built(name: str) -> tuple[Any, list[Any]]:
     case, folded = CASES[name], []
 
     def build(mb: Any, *inputs: Any) -> Any:
-        made = case.build(mb, *(x.numpy() for x in case.inputs))
+        # Copies: coremltools computes some ops in place.
+        made = case.build(mb, *(x.numpy().copy() for x in case.inputs))
         folded.extend(var.val for var in (made if isinstance(made, tuple | list) else [made]))
         return case.build(mb, *inputs)
 

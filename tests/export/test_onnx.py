@@ -112,7 +112,8 @@ def test_int8_is_near_and_as_exact_as_its_own_arithmetic(onnx_model, graph, int8
 
 def test_int8_convolutions_run_in_int8(graph, int8, tmp_path):
     constants = weights(int8)
-    assert {v.dtype for n, v in constants.items() if n.endswith("weight_levels")} == {np.dtype("i1")}
+    stored = {v.dtype for name, v in constants.items() if name.endswith("weight_levels")}
+    assert stored == {np.dtype(np.int8)}
     assert not any(name.endswith(".weight") for name in constants)
     options = ort.SessionOptions()
     options.log_severity_level = 4

@@ -222,7 +222,7 @@ def test_maps_that_show_at_once_what_is_wrong():
     suspect = {
         "run": lambda image: np.minimum(ramp, 0.4), "image": np.zeros((1, 3, 8, 8), np.float32),
         "got": np.minimum(ramp, 0.4), "expected": ramp, "limit": 40.0, "precision": "fp32",
-        "reference": None, "ally": "", "file": b"", "format": "coreml", "reload": None,
+        "reference": None, "likeness": 1.0, "ally": "", "file": b"", "format": "coreml", "reload": None,
     }  # fmt: skip
     assert diagnose.diagnose(diagnose.Suspect(**suspect)).name == "saturated"
 
@@ -315,6 +315,8 @@ def test_photos_with_and_without_truth(folder):
     content = bundle.assemble(manifest, files)
     found = verify(content, scenes=scenes.read(folder), threads=1)
     assert found.passed and found.photos == (2, 1)
+    html = report.to_html(found).decode()
+    assert html.count("<h3>the photo farthest") == 2, "the reference has none"
     fp32, int8 = found.results[1].photos, found.results[2].photos
     assert fp32["psnr_db"] > 100 > int8["psnr_db"] > 35
     assert fp32["bokeh_psnr_db"] > int8["bokeh_psnr_db"] > 40
@@ -346,6 +348,8 @@ def test_what_is_lost_of_the_truth_by_hand(folder):
     assert photos["abs_rel lost"] == pytest.approx(ratio - 1) and ratio < 0.6
     golden_check = found.checks[0]
     assert not golden_check.passed and diagnose.OTHER_GOLDEN in golden_check.measured
+    itself = Refocuser(content, backends.open_variant(content, content.variants[0]))
+    assert verify(content, against=itself, threads=1).passed
 
 
 def test_truth_in_a_png_and_in_an_index(tmp_path):
@@ -597,7 +601,7 @@ HOSTILE = "<script>alert(1)</script>\x1b[31m\x00&\"'"
 
 def test_reports_hold_everything_and_nothing_from_outside():
     search = {"layers": {"stem<b>": 41.5, "head": 60, "x": float("inf")}, "kept": ["head"]}
-    quantization = json.dumps({"variants": {"onnx-int8": search}}).encode()
+    quantization = json.dumps({"variants": {"onnx-fp32": search}}).encode()
     manifest, files = made("onnx-fp32", "onnx-refocus", model__fp32__onnx=edited(lambda k: -k))
     manifest["name"] = HOSTILE
     files["quantization.json"] = quantization
@@ -631,7 +635,7 @@ STRANGE = ("[]", "{", '{"variants": 3}', '{"variants": {"a": {}}}',
 @pytest.mark.parametrize("text", STRANGE)
 def test_a_strange_quantization_json_is_not_shown(text):
     found = checked("onnx-fp32", quantization__json=text.encode())
-    assert b"<h2>layers" not in report.to_html(found)
+    assert b"<h3>layers" not in report.to_html(found)
 
 
 def test_what_was_not_checked_is_skipped_in_junit(monkeypatch):

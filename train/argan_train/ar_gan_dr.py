@@ -49,9 +49,7 @@ class ArGanDr:
         self.config, self.teachers, self.device = config, list(teachers), device
         self.photos = photos
         torch.manual_seed(config.seed)
-        self.network = depth_net(config.network, config.decoder_expand).to(device)
-        if isinstance(self.network, Lite0DepthNet):
-            self.network.load_imagenet(image_metrics.efficientnet_lite0_weights())
+        self.network = self.make_network().to(device)
         # Depthwise convolutions train half as fast again in this layout on the CPU.
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
@@ -59,6 +57,16 @@ class ArGanDr:
             groups_of_parameters(self.network),
             lr=config.learning_rate, weight_decay=config.weight_decay,
         )  # fmt: skip
+
+    def make_network(self) -> DepthNet | Lite0DepthNet:
+        network = depth_net(self.config.network, self.config.decoder_expand)
+        if isinstance(network, Lite0DepthNet):
+            network.load_imagenet(image_metrics.efficientnet_lite0_weights())
+        return network
+
+    def predict(self, image: Tensor) -> Tensor:
+        """image [N, 3, H, W] -> disparity [N, 1, H, W], of the network that learns."""
+        return self.network(image.contiguous(memory_format=torch.channels_last))
 
     def parts(self) -> dict[str, torch.nn.Module | torch.optim.Optimizer]:
         return {"network": self.network, "ema": self.ema, "optimizer": self.optimizer}
@@ -143,7 +151,7 @@ class ArGanDr:
                 * min(step / config.warmup, 1.0)
                 * (0.5 + 0.5 * float(np.cos(np.pi * step / config.steps)))
             )
-        predicted = self.network(image.contiguous(memory_format=torch.channels_last))
+        predicted = self.predict(image)
         logged = {
             "level": self.level(predicted, target),
             "gradient": losses.gradient_loss(predicted, target),
@@ -158,7 +166,7 @@ class ArGanDr:
             loss = loss + config.render_weight * logged["rendered"]
         if self.photos is not None and config.consistency_weight:
             image, target = self.real_lesson(self.photos, len(image), rng)
-            predicted = self.network(image.contiguous(memory_format=torch.channels_last))
+            predicted = self.predict(image)
             logged["consistency"] = self.level(predicted, target)
             loss = loss + config.consistency_weight * logged["consistency"]
         self.optimizer.zero_grad()

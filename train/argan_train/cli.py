@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ import argan_train.data_cli
 import argan_train.evaluate
 import argan_train.sample
 from argan.errors import Error
-from argan_train import checkpoint, data, distributed, look, loop
+from argan_train import checkpoint, data, distributed, look, loop, qat
 from argan_train.ar_gan import ArGan
-from argan_train.ar_gan_dr import ArGanDr, describe_sources, load_teachers
+from argan_train.ar_gan_dr import ArGanDr, describe_sources, load_depth_net, load_teachers
 from argan_train.config import ArGanConfig, ArGanDrConfig, Config, CycleGanConfig, load_preset
 from argan_train.cycle_gan import CycleGan
 from argan_train.toy import ToyWorld
@@ -31,6 +31,7 @@ EXAMPLES = """examples:
   argan train ar-gan --preset toy32 --data toy --out runs/toy --steps 3000
   argan train ar-gan --preset flowers64 --data flowers128.zip --out runs/flowers --resume
   argan train ar-gan-dr --teacher runs/flowers --out runs/flowers-dr
+  argan train ar-gan-dr --teacher runs/flowers --qat runs/flowers-dr --out runs/flowers-dr-int8
   argan train look --photos holiday_photos -o holiday.argan
   argan train cycle-gan --deep split/deep --shallow split/shallow --out runs/cycle
   torchrun --nproc-per-node 4 -m argan_train train ar-gan --preset flowers128 \
@@ -113,6 +114,11 @@ def train(argv: list[str]) -> int:
     student.add_argument(
         "--photos", help="real photos, unlabelled, whose disparity is to follow crops and colours"
     )
+    student.add_argument(
+        "--qat", type=Path, metavar="RUN",
+        help="fine-tune this finished student for int8, in place of training a new one; settings"
+        " that are not given are its own, but for a short and gentle run",
+    )  # fmt: skip
     add_settings(student, ArGanDrConfig)
     cycle = methods.add_parser("cycle-gan", help="deep to shallow photos, without depth: a rival")
     cycle.add_argument("--preset", default="cyclegan64", help="configs/NAME.toml or a .toml file")
@@ -165,7 +171,12 @@ def place(photos: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def start_ar_gan_dr(arguments: argparse.Namespace, device: torch.device) -> Started:
-    config = load_preset(ArGanDrConfig, arguments.preset, chosen(arguments, ArGanDrConfig))
+    settings = chosen(arguments, ArGanDrConfig)
+    if arguments.qat:
+        student, config = load_depth_net(arguments.qat)
+        config = replace(config, **qat.SETTINGS | settings)
+    else:
+        config = load_preset(ArGanDrConfig, arguments.preset, settings)
     teachers = load_teachers(arguments.teacher, device)
     record, inputs = describe_sources(arguments.teacher, config)
     photos = None
@@ -174,7 +185,13 @@ def start_ar_gan_dr(arguments: argparse.Namespace, device: torch.device) -> Star
         photos = place(photos, device)
         record["photos"] = about
         inputs |= {f"photos/{name}": digest for name, digest in files.items()}
-    return ArGanDr(config, teachers, device, photos), record, inputs
+    if not arguments.qat:
+        return ArGanDr(config, teachers, device, photos), record, inputs
+    digest = checkpoint.sha256(arguments.qat / "ema.safetensors")
+    about = checkpoint.read_json(arguments.qat / "config.json")
+    record["student"] = {"run": arguments.qat.name, "sha256": digest, "record": about}
+    inputs[f"{arguments.qat.name}/ema.safetensors"] = digest
+    return qat.Int8Student(config, teachers, device, photos, student), record, inputs
 
 
 def start_cycle_gan(arguments: argparse.Namespace, device: torch.device) -> Started:

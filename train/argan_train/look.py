@@ -91,7 +91,7 @@ class Progress:
         before = sum(self.shares[name] for name in names[:at])
         share = before + self.shares[self.stage] * self.done / self.total
         rate = (self.done - self.first) / max(time.monotonic() - self.start, 1e-3)
-        words = f"{rate:.3g} {self.unit}/s"
+        words = f"{rate:.3g} {self.unit}/s" if rate else ""
         if rate and self.seconds:
             later = sum(self.seconds.get(name, 0) for name in names[at + 1 :])
             words += f", {tqdm.format_interval((self.total - self.done) / rate + later)} left"

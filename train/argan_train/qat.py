@@ -1,29 +1,72 @@
-"""Quantisation-aware training: a finished student learns to live with int8 arithmetic.
+"""Quantisation-aware training: a finished student learns to say in int8 what it says in float.
 
-Convolutions compute what the exported int8 graphs compute: input and output of 256 levels, weights
-of whole numbers with a scale per channel, batch norms frozen and folded into them. Rounding passes
-gradients on as if it weren't there (Bengio et al. 2013). Parameters are those of the float network,
-so that what comes out is an ordinary student, exported like any other.
+Its convolutions compute what the exported int8 graphs compute: input and output of 256 levels,
+weights of whole numbers with a scale per channel, batch norms frozen and folded into them. Rounding
+passes gradients on as if it weren't there (Bengio et al. 2013). Parameters are those of the float
+network, so that what comes out is an ordinary student, exported like any other.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from argan_train.ar_gan_dr import ArGanDr
+from argan_train.config import ArGanConfig, ArGanDrConfig
+from argan_train.loop import seeded
+from argan_train.networks import DepthNet, Generator, Lite0DepthNet
+
 # In place of the student's own: a short, gentle run.
 SETTINGS: dict[str, Any] = {
     "steps": 400, "learning_rate": 2e-4, "warmup": 20, "ema_half_life": 500, "weight_decay": 0.0,
 }  # fmt: skip
+LESSONS = 8  # whose ranges the activations keep
 LEVELS = 255
 # Largest whole numbers. A dense convolution's are about halved for processors that add products in
 # 16 bits, see argan_export.to_onnx.
 DEPTHWISE_WEIGHT, DENSE_WEIGHT = 127, 64
+
+
+class Int8Student(ArGanDr):
+    """Learns what `student`, a finished network in evaluation mode, says of the pictures of its
+    lessons, and not what the teachers say: it would go on learning, and drift."""
+
+    def __init__(
+        self,
+        config: ArGanDrConfig,
+        teachers: Sequence[tuple[Generator, ArGanConfig]],
+        device: torch.device,
+        photos: Tensor | None,
+        student: DepthNet | Lite0DepthNet,
+    ) -> None:
+        self.student = student.to(device)
+        super().__init__(config, teachers, device, photos)
+        rngs = [seeded(config.seed, (1 << 30) + i, device) for i in range(LESSONS)]
+        images = [self.lesson(config.batch, rng, i)[0] for i, rng in enumerate(rngs)]
+        if photos is not None:
+            images += [self.real_lesson(photos, config.batch, rng)[0] for rng in rngs]
+        self.int8 = simulated(self.network, images)
+
+    def make_network(self) -> DepthNet | Lite0DepthNet:
+        return copy.deepcopy(self.student).requires_grad_(True)
+
+    def predict(self, image: Tensor) -> Tensor:
+        return self.int8(image.contiguous(memory_format=torch.channels_last))
+
+    @torch.no_grad()
+    def lesson(self, n: int, rng: torch.Generator, step: int) -> tuple[Tensor, Tensor]:
+        image, _ = super().lesson(n, rng, step)
+        return image, self.student(image)
+
+    @torch.no_grad()
+    def real_lesson(self, photos: Tensor, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        image, _ = super().real_lesson(photos, n, rng)
+        return image, self.student(image)
 
 
 class Activation(nn.Module):
@@ -79,21 +122,21 @@ def rounded(weight: Tensor) -> Tensor:
 
 def simulated(network: nn.Module, images: Iterable[Tensor]) -> nn.Module:
     """`network` in int8 arithmetic, with its own parameters; ranges are those on `images`
-    [N, 3, H, W] and stay so. Convolutions of which a norm or an activation is part stand before it
+    [N, 3, H, W] and stay so. A norm or an activation that is part of a convolution stands behind it
     in an `nn.Sequential`."""
     int8 = copy.deepcopy(network)
     for name, conv in network.named_modules():
         if not isinstance(conv, nn.Conv2d):
             continue
         parent, _, key = name.rpartition(".")
-        place = int8.get_submodule(parent)
-        after = list(network.get_submodule(parent).children())[int(key) + 1 :] if (
-            isinstance(place, nn.Sequential)
-        ) else []
-        norm = after.pop(0) if after and isinstance(after[0], nn.BatchNorm2d) else None
-        setattr(place, key, Int8Conv(conv, norm, activated=bool(after)))
+        place, behind = int8.get_submodule(parent), list[nn.Module]()
+        if isinstance(place, nn.Sequential):
+            behind = list(network.get_submodule(parent).children())[int(key) + 1 :]
+        norm = next((m for m in behind[:1] if isinstance(m, nn.BatchNorm2d)), None)
         if norm is not None:
             setattr(place, str(int(key) + 1), nn.Identity())
+        activated = len(behind) > (norm is not None)
+        setattr(place, key, Int8Conv(conv, norm, activated))
     with torch.no_grad():
         for image in images:
             int8(image)

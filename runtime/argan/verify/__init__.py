@@ -229,6 +229,7 @@ def _diagnosis(
         limit=least,
         precision=variant.precision,
         reference=None if reference is None else reference.run,
+        likeness=subject.result.likeness,
         ally=ally,
         file=b"" if variant.format == "coreml" else subject.content.model(variant),
         format=variant.format,

@@ -24,12 +24,15 @@ from argan.weights import Weight
 Run = Callable[[Array], Array]  # image [1, 3, H, W] -> disparity [1, 1, H, W], lo as 0, hi as 1
 
 OTHER_GOLDEN = "another model's golden file"
+OTHER_WEIGHTS = "another model's weights"
+COARSE = "too coarse a quantisation"
 TRUNCATED = "weights truncated"
 LAYER = "a layer's scale"
 SCALE = "wrong output scale"
 GAIN_DB = 6.0  # what an explanation has to bring, and what it may miss the limit by
 LIKELY_DB = 10.0  # what a layer has to bring to be named though the limit is missed by more
 WRONG_WAY = -0.9  # rank correlation
+SAME_WEIGHTS = 0.998  # cosine; least seen of 8 bits: 0.99998
 GREYS = np.linspace(0, 1, 11, dtype=np.float32)
 CONSTANT_DB = 8.0  # seen: 3 where calibrated on photos, 8 to 15 on a constant
 SATURATED = 0.2  # share of the pixels
@@ -46,6 +49,7 @@ class Suspect:
 
     precision  as in `argan.bundle`
     reference  a variant that is right, or None
+    likeness   least cosine of its layers' weights with the reference's, or nan
     ally       another variant that gives the same, as "120 dB to NAME", or ""
     file       its model file of that `format`, b"" if it is no single one; reload: run another one
     """
@@ -57,6 +61,7 @@ class Suspect:
     limit: float
     precision: str
     reference: Run | None
+    likeness: float
     ally: str
     file: bytes
     format: str
@@ -83,13 +88,22 @@ def diagnose(suspect: Suspect) -> Fault:
     if seen:
         return seen
     layer, whole = _layer(suspect)
+    if layer and (whole or not suspect.ally):
+        return layer
     here = f"{suspect.decibels:.1f} dB"
-    if suspect.ally and not whole:
-        return Fault(OTHER_GOLDEN, f"{here}, but {suspect.ally}")
-    return layer or Fault(
-        OTHER_GOLDEN,
-        f"{here}, which no order of channels, range, sign or single layer explains: golden.npz, or"
-        " else the weights, are another model's",
+    if suspect.reference is None:
+        unlike = suspect.ally and f", but {suspect.ally}"
+        return Fault(
+            OTHER_GOLDEN,
+            here + (unlike or ", which no order of channels, range, sign or single layer explains:"
+                    " golden.npz, or else the weights, are another model's"),
+        )  # fmt: skip
+    if suspect.precision == "fp32" or suspect.likeness < SAME_WEIGHTS:
+        return Fault(OTHER_WEIGHTS, f"{here}, where another variant is right")
+    return Fault(
+        COARSE,
+        f"{here} with the weights of the reference: calibrate on other photos, or keep more layers"
+        " in float",
     )
 
 

@@ -52,7 +52,8 @@ def inspect(subject: Subject, reference: Subject | None, running: Sequence[Subje
         return
     checks = [types(result), file_size(result, running), kernels(subject)]
     if reference is not None and reference is not subject:
-        checks.append(layers(content, variant, reference.variant))
+        strength, result.likeness = layers(content, variant, reference.variant)
+        checks.append(strength)
     for check in checks:
         if check is None:
             continue
@@ -120,12 +121,13 @@ def _optimised(model: bytes) -> list[str]:
         return weights.operators(Path(folder, "model.onnx").read_bytes())
 
 
-def layers(content: Bundle, variant: Variant, reference: Variant) -> Check | None:
-    """Layers are matched by their values: names and formats may differ. None if none match."""
+def layers(content: Bundle, variant: Variant, reference: Variant) -> tuple[Check | None, float]:
+    """Are the layers as strong as the reference's? And how like them, by the least cosine. They are
+    matched by their values: names and formats may differ. None, nan where none can be compared."""
     if "coreml" in (variant.format, reference.format):
-        return None
+        return None, math.nan
     theirs = _reals(content.model(reference), reference.format).values()
-    gains = {}
+    gains, likeness = {}, []
     for name, ours in _reals(content.model(variant), variant.format).items():
         flat = ours.ravel()
         candidates = [
@@ -133,17 +135,19 @@ def layers(content: Bundle, variant: Variant, reference: Variant) -> Check | Non
             for other in _arrangements(tensor)
         ]  # fmt: skip
         cosines = [_cosine(flat, other) for other in candidates]
-        if cosines and max(cosines) >= SAME_LAYER:
+        likeness.append(max(cosines, default=0.0))
+        if likeness[-1] >= SAME_LAYER:
             other = candidates[int(np.argmax(cosines))]
             gains[name] = float(flat @ other / (other @ other))
     if not gains:
-        return None
+        return None, min(likeness, default=math.nan)
     worst = max(gains, key=lambda name: abs(gains[name] - 1))
-    return Check(
+    check = Check(
         "strength of the layers", abs(gains[worst] - 1) <= MAX_GAIN,
         f"{worst}: {gains[worst]:.3f} times {reference.name}'s, the farthest of {len(gains)}",
         f"within {MAX_GAIN:.0%}",
     )  # fmt: skip
+    return check, min(likeness)
 
 
 def _cosine(a: Array, b: Array) -> float:

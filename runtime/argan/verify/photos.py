@@ -16,7 +16,7 @@ from argan.errors import Error
 from argan.optics import blur_of_f_number
 from argan.refocus import Refocuser, auto_focus, network_size, render
 from argan.scenes import Scene
-from argan.verify.result import Array, Check, Fault, Limits
+from argan.verify.result import Array, Check, Fault, Limits, Photo
 from argan.verify.subject import Subject
 
 LONGEST_PX = 512  # side of a photo without truth while it is compared
@@ -111,8 +111,14 @@ def _row(
     except Error as error:
         subject.result.faults.append(Fault("does not run", f"on {scene.name}: {error}"))
         return {}
+    measured = gap(got.disparity, right.disparity)
+    worst = subject.result.worst
+    if not itself and (worst is None or measured["psnr_db"] < worst.psnr_db):
+        subject.result.worst = Photo(
+            scene.name, measured["psnr_db"], scene.pixels, right.disparity, got.disparity, got.bokeh
+        )
     return {
-        **gap(got.disparity, right.disparity),
+        **measured,
         "bokeh_psnr_db": metrics.psnr(got.bokeh, right.bokeh),
         **{name: got.scores[name] for name in METRICS if name in got.scores},
         **{f"reference {name}": right.scores[name] for name in METRICS if name in right.scores},

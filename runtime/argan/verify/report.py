@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 from xml.etree import ElementTree
@@ -22,7 +22,7 @@ from argan.metrics import MOST_DB
 from argan.verify.result import Array, Check, Report, Result
 
 BINS = 48
-PICTURE_PX = 256  # least width at which a map is shown
+PICTURE_PX = 256  # side at which a picture is shown
 
 # Of a result: heading, how to write it, where it lies.
 COLUMNS = {
@@ -202,6 +202,7 @@ th, td { padding: .25rem .75rem; border-bottom: 1px solid var(--line); text-alig
 th:first-child, td:first-child, td:last-child { text-align: left; }
 .scroll { overflow-x: auto; } .passed { color: var(--good); } .FAILED { color: var(--bad); }
 figure { display: inline-block; margin: 0 1rem 1rem 0; vertical-align: top; }
+.words td, .words th { text-align: left; } table { margin-bottom: 1rem; }
 figure img { width: 256px; height: auto; display: block; image-rendering: pixelated; }
 figcaption { color: var(--dim); font-size: .875rem; max-width: 256px; }
 svg text { fill: var(--ink); font: 12px system-ui, sans-serif; }
@@ -229,28 +230,29 @@ def to_html(report: Report) -> bytes:
         f'<div class="scroll"><table><caption>{escape(title(report))}; argan {__version__}'
         f"</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>",
         f"<ul>{said}</ul>" if said else "",
-        *_searches(report),
-        *(_section(result) for result in report.results if not result.not_checked),
+        *(_section(r, _search(report, r)) for r in report.results if not r.not_checked),
         "</main></body></html>\n",
     ]
     return "\n".join(part for part in parts if part).encode()
 
 
-def _section(result: Result) -> str:
-    """A variant: its checks, its pictures, its histogram."""
+def _section(result: Result, search: str) -> str:
+    """A variant: its checks, its pictures, its histogram, its layers."""
     name = escape(result.variant.name)
     checks = "".join(
-        f'<tr><th scope="row">{escape(check.name)}</th><td>{escape(check.measured)}</td>'
-        f'<td>{escape(check.limit)}</td><td class="{state}">{state}</td></tr>'
+        f'<tr><th scope="row">{escape(check.name)}</th><td>{escape(printable(check.measured))}</td>'
+        f'<td>{escape(printable(check.limit))}</td><td class="{state}">{state}</td></tr>'
         for check in result.checks
         for state in ["passed" if check.passed else "FAILED"]
     )
     return (
         f"<h2>{name}</h2>"
-        f'<div class="scroll"><table><caption>checks of {name}</caption><thead><tr>'
+        f'<div class="scroll"><table class="words"><caption>checks of {name}</caption><thead><tr>'
         '<th scope="col">check</th><th scope="col">measured</th><th scope="col">wanted</th>'
         f'<th scope="col">verdict</th></tr></thead><tbody>{checks}</tbody></table></div>'
         + "".join(_pictures(result))
+        + "".join(_worst(result))
+        + search
     )
 
 
@@ -260,6 +262,29 @@ def _pictures(result: Result) -> Iterator[str]:
         return
     yield _figure_of(_photo(shown["image"]), "input", f"the picture that {name} was given")
     expected, got = shown["expected"][0, 0], shown["got"][0, 0]
+    yield from _maps(expected, got, name)
+    if "got bokeh" in shown:
+        yield _figure_of(_photo(shown["expected bokeh"]), "bokeh, expected", "expected bokeh")
+        yield _figure_of(_photo(shown["got bokeh"]), "bokeh, got", f"bokeh of {name}")
+    yield _histogram(name, expected, got)
+
+
+def _worst(result: Result) -> Iterator[str]:
+    """The photo that it is worst at, and what it makes of it."""
+    worst = result.worst
+    if worst is None:
+        return
+    pixels = worst.pixels if worst.pixels.dtype == np.uint8 else worst.pixels // 257
+    title = f"the photo farthest from the reference, {worst.psnr_db:.1f} dB: {worst.name}"
+    yield f"<h3>{escape(printable(title))}</h3>"
+    yield _figure_of(pixels.astype(np.uint8), "photo", printable(worst.name))
+    yield from _maps(worst.expected, worst.got, result.variant.name)
+    bokeh = _photo(worst.bokeh.transpose(2, 0, 1)[None])
+    yield _figure_of(bokeh, "rendered with it", f"the photo rendered with {result.variant.name}")
+
+
+def _maps(expected: Array, got: Array, name: str) -> Iterator[str]:
+    """Two disparities [H, W] in the same colours, and their difference."""
     ends = float(expected.min()), float(expected.max())
     between = f"dark {ends[0]:.3g} (far) to bright {ends[1]:.3g} (near)"
     yield _figure_of(_map(expected, *ends), "disparity, expected", f"expected: {between}")
@@ -269,15 +294,12 @@ def _pictures(result: Result) -> Iterator[str]:
         most = float(np.nanmax(error, initial=0.0))
         words = f"absolute error, dark 0 to bright {most:.2e}"
         yield _figure_of(_map(error, 0.0, most), words, f"error of {name}")
-    if "got bokeh" in shown:
-        yield _figure_of(_photo(shown["expected bokeh"]), "bokeh, expected", "expected bokeh")
-        yield _figure_of(_photo(shown["got bokeh"]), "bokeh, got", f"bokeh of {name}")
-    yield _histogram(name, expected, got)
 
 
 def _figure_of(pixels: Any, caption: str, alt: str) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
+    image, buffer = Image.fromarray(pixels), io.BytesIO()
+    image.thumbnail((PICTURE_PX, PICTURE_PX))
+    image.save(buffer, "PNG", optimize=True)
     data = base64.b64encode(buffer.getvalue()).decode()
     return (
         f'<figure><img src="data:image/png;base64,{data}" alt="{escape(alt)}">'
@@ -331,25 +353,20 @@ def _histogram(name: str, expected: Array, got: Array) -> str:
     )
 
 
-def _searches(report: Report) -> Iterator[str]:
-    """Of quantization.json: how far each layer alone, in int8, takes the disparity."""
+def _search(report: Report, result: Result) -> str:
+    """Of quantization.json: how far each layer of a variant, alone in int8, takes the disparity."""
     try:
         searches = json.loads(report.content.files.get("quantization.json", b"{}"))
-        variants = dict(searches.get("variants", {}))
-        layers = {name: _decibels(search["layers"]) for name, search in variants.items()}
-        kept = {name: set(map(str, search.get("kept", ()))) for name, search in variants.items()}
+        search = searches["variants"][result.variant.name]
+        layers = {str(layer): float(decibels) for layer, decibels in search["layers"].items()}
+        kept = set(map(str, search.get("kept", ())))
+    # It is for people, and of any form: what can't be shown is not.
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return  # it is for people, and of any form: what can't be shown is not
-    for name, bars in layers.items():
-        yield f"<h2>layers of {escape(printable(name))}</h2>"
-        yield _bars(name, bars, kept[name])
+        return ""
+    return f"<h3>layers</h3>{_bars(result.variant.name, layers, kept)}"
 
 
-def _decibels(layers: Mapping[str, Any]) -> dict[str, float]:
-    return {str(layer): float(value) for layer, value in layers.items()}
-
-
-def _bars(name: str, values: Mapping[str, float], kept: Iterable[str]) -> str:
+def _bars(name: str, values: Mapping[str, float], kept: Collection[str]) -> str:
     """PSNR of each layer as a bar, in the order in which they run."""
     values = {layer: value for layer, value in values.items() if math.isfinite(value)}
     most, row, left, width = max([*values.values(), 1.0]), 18, 300, 760

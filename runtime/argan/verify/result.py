@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,18 @@ class Check(NamedTuple):
     limit: str = ""
 
 
+class Photo(NamedTuple):
+    """What a variant made of a photo: its disparity [H, W] beside the expected one, and the photo
+    [H, W, 3] rendered with it."""
+
+    name: str
+    psnr_db: float
+    pixels: NDArray[Any]
+    expected: Array
+    got: Array
+    bokeh: Array
+
+
 @dataclass
 class Result:
     """What was found about one variant.
@@ -60,6 +73,8 @@ class Result:
                  own, and what of them is lost
     dtypes       {type: bytes} of the constants in its file
     speed        "p50_ms", "p95_ms" of one inference on one thread, "peak_mib" of its process
+    likeness     least cosine of its layers' weights with the reference's, nan if not compared
+    worst        the photo whose disparity is farthest from the reference's
     pictures     [1, C, H, W], "image", "expected", "got", and of a bokeh the last two as well
     """
 
@@ -72,6 +87,8 @@ class Result:
     speed: dict[str, float] = field(default_factory=dict)
     checks: list[Check] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
+    likeness: float = math.nan
+    worst: Photo | None = None
     pictures: dict[str, Array] = field(default_factory=dict)
 
     @property
