@@ -19,7 +19,7 @@ demo: .venv-demo/done
 .venv/done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
-	$(BIN)/pip install -q -c constraints.txt -e ".[train,metrics,export,tflite,coreml,heif,dev]"
+	$(BIN)/pip install -q -c constraints.txt -e ".[train,metrics,export,heif,dev]"
 	touch $@
 
 test: .venv/done

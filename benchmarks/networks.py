@@ -37,12 +37,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from argan_export.to_onnx import to_fp16, to_onnx
 from argan_train.networks import depth_net
 
-ROWS: dict[str, tuple[str, int]] = {  # the settings network and decoder_expand
-    "nano": ("nano", 2),
-    "nano, light decoder": ("nano", 1),
-    "small": ("small", 2),
-    "base": ("base", 2),
-    "lite0 (ImageNet)": ("lite0", 2),
+ROWS: dict[str, tuple[str, str]] = {  # the settings network and decoder
+    "nano": ("nano", "wide"),
+    "nano, light decoder": ("nano", "light"),
+    "small": ("small", "wide"),
+    "base": ("base", "wide"),
+    "lite0 (ImageNet)": ("lite0", "wide"),
 }
 REFERENCE = "reference"
 MOST_PARAMETERS = {"nano": 0.5e6, "small": 1.5e6, "base": 5e6, "lite0": 5e6}

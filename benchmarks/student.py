@@ -41,7 +41,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "no-snap": {"snap": 0.0},
     "no-filling": {"fill_holes": False},
     "blur-jpeg": {"blur": 0.2, "jpeg": 0.3},
-    "light-decoder": {"decoder_expand": 1},
+    "light-decoder": {"decoder": "light"},
 }
 WITH_PHOTOS = ("consistency",)
 GROUPS = {"toy sharp": "sharp", "toy blurred": "blurred", "toy off centre": "off centre"}

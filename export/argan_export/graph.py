@@ -34,7 +34,7 @@ class DepthGraph:
 
     def graph(self, sizes: Sequence[tuple[int, int]]) -> Graph:
         """To be made in several formats; `sizes` are those of TFLite."""
-        example = torch.zeros(1, 3, *sizes[0])
+        example = torch.zeros(1, 3, self.nominal, self.nominal)  # Core ML's default size
         return Graph("disparity", self.network, {"image": example}, ["disparity"], sizes)
 
 

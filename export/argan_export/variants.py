@@ -120,7 +120,7 @@ def make(
                 files = {f"{file}/{name}": data for name, data in content.items()}
             yield Made(f"{prefix}{format}-{precision}", fields, files, found)
     except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or format, f"export,{format}") from error
+        raise MissingExtraError(error.name or format, "export") from error
 
 
 # Precision, file or files of a package, report of the search.

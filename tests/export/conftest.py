@@ -21,7 +21,7 @@ class Tiny(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        from argan_train.networks import Separable, make_decoder
+        from argan_train.networks import Separable
 
         self.stem = nn.Sequential(
             nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU6()
@@ -29,7 +29,7 @@ class Tiny(nn.Module):
         self.encoder = nn.ModuleList(
             [Separable(8, 12, stride=2, expand=1), Separable(12, 12, expand=1)]
         )
-        self.decoder = make_decoder([8, 12], expand=1)
+        self.decoder = nn.ModuleList([Separable(12 + 8, 8, expand=1)])
         self.head = nn.Conv2d(8, 1, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -116,14 +116,14 @@ def test_ranges_of_a_bell_with_one_wild_value():
     found = {name: method(histogram(values)) for name, method in calibration.METHODS.items()}
     assert found["min-max"][1] == pytest.approx(40)
     assert found["percentile"][1] < 6 and found["percentile"][0] > -6
-    assert found["mse"][1] < 20 and found["entropy"][1] < 30
+    assert found["mse"][1] < 30 and found["entropy"][1] < 30
 
     def error(ends):
         scale, zero = affine(*ends)
         levels = np.clip(np.round(values / scale) + zero, 0, 255)
         return np.mean((levels - zero - values / scale) ** 2) * scale**2
 
-    assert error(found["mse"]) < error(found["min-max"])
+    assert error(found["mse"]) < 0.8 * min(error(found[name]) for name in found if name != "mse")
 
 
 def test_a_relus_zeros_do_not_hide_the_rest():

@@ -70,12 +70,12 @@ def test_depth_net_takes_any_multiple_of_32(height: int, width: int) -> None:
     assert 0 < disparity.min() and disparity.max() < 1
 
 
-@pytest.mark.parametrize("expand", [1, 2])
+@pytest.mark.parametrize("decoder", ["wide", "light"])
 @pytest.mark.parametrize(
     "name, most", [("nano", 0.5e6), ("small", 1.5e6), ("base", 5e6), ("lite0", 5e6)]
 )
-def test_each_size_keeps_its_limit(name: str, most: float, expand: int) -> None:
-    network = depth_net(name, expand).eval()
+def test_each_size_keeps_its_limit(name: str, most: float, decoder: str) -> None:
+    network = depth_net(name, decoder).eval()
     assert most / 3 < sum(p.numel() for p in network.parameters()) <= most
     disparity = network(torch.rand(1, 3, 32, 64))
     assert disparity.shape == (1, 1, 32, 64) and 0 < disparity.min() and disparity.max() < 1
@@ -84,20 +84,21 @@ def test_each_size_keeps_its_limit(name: str, most: float, expand: int) -> None:
 def test_only_ops_that_phones_run_well() -> None:
     """No squeeze-and-excitation, no other activation, no transposed convolution, no reflection."""
     for name in ("nano", "lite0"):
-        leaves = {type(m) for m in depth_net(name, 2).modules() if not list(m.children())}
+        leaves = {type(m) for m in depth_net(name, "wide").modules() if not list(m.children())}
         assert leaves <= {torch.nn.Conv2d, SameConv2d, BatchNorm2d, torch.nn.ReLU6}
 
 
 def test_a_light_decoder_has_no_expansions() -> None:
-    light, wide = DepthNet(16, decoder_expand=1), DepthNet(16)
+    light, wide = DepthNet(16, light=True), DepthNet(16)
     assert [len(stage.layers) for stage in light.decoder] == [5] * 4  # type: ignore[arg-type]
     assert [len(stage.layers) for stage in wide.decoder] == [8] * 4  # type: ignore[arg-type]
+    assert light.head.kernel_size == (1, 1) and wide.head.kernel_size == (3, 3)
     assert light.encoder.state_dict().keys() == wide.encoder.state_dict().keys()
 
 
 def test_the_weights_that_ship_are_those_of_a_network_without_the_setting() -> None:
     network, config = load_depth_net(WEIGHTS / "flowers-dr")  # fails where a name has changed
-    assert config.decoder_expand == 2
+    assert config.decoder == "wide"
     assert sum(p.numel() for p in network.parameters()) == 319_377
 
 

@@ -59,7 +59,7 @@ class ArGanDr:
         )  # fmt: skip
 
     def make_network(self) -> DepthNet | Lite0DepthNet:
-        network = depth_net(self.config.network, self.config.decoder_expand)
+        network = depth_net(self.config.network, self.config.decoder)
         if isinstance(network, Lite0DepthNet):
             network.load_imagenet(image_metrics.efficientnet_lite0_weights())
         return network
@@ -260,7 +260,7 @@ def describe_sources(
 def load_depth_net(run: Path) -> tuple[DepthNet | Lite0DepthNet, ArGanDrConfig]:
     """The averaged depth network of a run."""
     config = build(ArGanDrConfig, checkpoint.read_json(run / "config.json")["settings"])
-    network = depth_net(config.network, config.decoder_expand)
+    network = depth_net(config.network, config.decoder)
     network.load_state_dict(checkpoint.load_floats(run / "ema.safetensors"))
     return network.eval().requires_grad_(False), config
 

@@ -111,7 +111,7 @@ class ArGanDrConfig:
     seed: int = 0
     # "lite0" has an encoder pretrained on ImageNet; the others start from nothing.
     network: Literal["nano", "small", "base", "lite0"] = "nano"
-    decoder_expand: int = 2  # 1: half the work of "nano"
+    decoder: Literal["wide", "light"] = "wide"  # light: half the work of "nano"
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
     # The lessons.
@@ -137,8 +137,6 @@ class ArGanDrConfig:
         check_words(self)
         if self.size < 32 or self.size % 32:
             raise InputError(f"size {self.size}: use a multiple of 32")
-        if not 1 <= self.decoder_expand <= 4:
-            raise InputError(f"decoder_expand {self.decoder_expand}: use 1 to 4")
         if self.batch < 2:
             raise InputError(f"batch {self.batch}: use at least 2")
 

@@ -226,15 +226,16 @@ class DepthNet(nn.Module):
     """AR-GAN-DR: photo -> disparity, from ops that every phone accelerator has and int8 survives
     (convolution, depthwise convolution, ReLU6, bilinear enlargement, concatenation).
 
-    width  decoder_expand  parameters  multiplications at 256 x 256 (`benchmarks/networks.py`)
-    16     1 | 2           0.22 | 0.32 M   0.14 | 0.28 G   "nano"
-    32     1 | 2           0.83 | 1.22 M   0.50 | 1.04 G   "small"
-    64     1 | 2           3.23 | 4.76 M   1.87 | 4.02 G   "base"
+    width  parameters, light | wide  multiplications at 256 x 256 (`benchmarks/networks.py`)
+    16     0.22 | 0.32 M             0.14 | 0.28 G   "nano"
+    32     0.83 | 1.22 M             0.49 | 1.04 G   "small"
+    64     3.23 | 4.76 M             1.86 | 4.02 G   "base"
     """
 
     WIDTHS = {"nano": 16, "small": 32, "base": 64}
 
-    def __init__(self, width: int, decoder_expand: int = 2) -> None:
+    def __init__(self, width: int, light: bool = False) -> None:
+        """light: see `make_decoder`."""
         super().__init__()
         stages = [width, width * 3 // 2, width * 2, width * 4, width * 6]  # at 1/2, 1/4 ... 1/32
         self.stem = nn.Sequential(
@@ -244,8 +245,7 @@ class DepthNet(nn.Module):
             nn.Sequential(Separable(a, b, stride=2), Separable(b, b))
             for a, b in zip(stages[:-1], stages[1:], strict=True)
         )
-        self.decoder = make_decoder(stages, decoder_expand)
-        self.head = nn.Conv2d(stages[0], 1, 3, padding=1)
+        self.decoder, self.head = make_decoder(stages, light)
 
     def forward(self, image: Tensor) -> Tensor:
         """[N, 3, H, W] sRGB 0..1, H and W multiples of 32 -> [N, 1, H, W] in 0..1."""
@@ -255,12 +255,15 @@ class DepthNet(nn.Module):
         return decode(self.decoder, self.head, features)
 
 
-def make_decoder(stages: list[int], expand: int) -> nn.ModuleList:
-    """For features of `stages` channels at 1/2, 1/4 ... 1/32."""
-    return nn.ModuleList(
-        Separable(below + here, here, expand=expand)
+def make_decoder(stages: list[int], light: bool) -> tuple[nn.ModuleList, nn.Conv2d]:
+    """Decoder and head for features of `stages` channels at 1/2, 1/4 ... 1/32. A light one has no
+    expansions, and a head of 1 x 1: of one channel, 3 x 3 cost as much as of eight on a CPU."""
+    decoder = nn.ModuleList(
+        Separable(below + here, here, expand=1 if light else 2)
         for below, here in zip(stages[:0:-1], stages[-2::-1], strict=True)
     )
+    kernel = 1 if light else 3
+    return decoder, nn.Conv2d(stages[0], 1, kernel, padding=kernel // 2)
 
 
 def decode(decoder: nn.ModuleList, head: nn.Module, features: list[Tensor]) -> Tensor:
@@ -289,7 +292,7 @@ class Lite0DepthNet(nn.Module):
     """AR-GAN-DR with another encoder: EfficientNet-Lite0 (Tan and Le 2019; no SE, ReLU6), to be
     pretrained on ImageNet, which AR-GAN itself does without. Decoder and head as `DepthNet`.
 
-    decoder_expand 1 | 2: 3.02 | 3.52 M parameters, 0.52 | 0.80 G multiplications at 256 x 256.
+    light | wide: 3.02 | 3.52 M parameters, 0.52 | 0.80 G multiplications at 256 x 256.
     """
 
     # Repeats, kernel, stride, expansion, channels; of B0, and nothing is scaled.
@@ -297,11 +300,10 @@ class Lite0DepthNet(nn.Module):
               (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))  # fmt: skip
     TAPS = (0, 2, 4, 10, 15)  # the last blocks at 1/2, 1/4 ... 1/32
 
-    def __init__(self, decoder_expand: int = 2) -> None:
+    def __init__(self, light: bool = False) -> None:
+        """light: see `make_decoder`."""
         super().__init__()
-        self.stem = nn.Sequential(
-            SameConv2d(3, 32, 3, 2, bias=False), BatchNorm2d(32), nn.ReLU6()
-        )
+        self.stem = nn.Sequential(SameConv2d(3, 32, 3, 2, bias=False), BatchNorm2d(32), nn.ReLU6())
         blocks, inputs = [], 32
         for repeats, kernel, stride, expand, outputs in self.STAGES:
             for i in range(repeats):
@@ -312,9 +314,7 @@ class Lite0DepthNet(nn.Module):
         for layer in self.modules():
             if isinstance(layer, BatchNorm2d):
                 layer.eps = 1e-3  # TensorFlow's
-        stages = [16, 24, 40, 112, 320]
-        self.decoder = make_decoder(stages, decoder_expand)
-        self.head = nn.Conv2d(stages[0], 1, 3, padding=1)
+        self.decoder, self.head = make_decoder([16, 24, 40, 112, 320], light)
 
     def pretrained(self) -> nn.ModuleList:
         """What `load_imagenet` fills."""
@@ -340,8 +340,7 @@ class Lite0DepthNet(nn.Module):
         return found
 
 
-def depth_net(name: str, decoder_expand: int) -> DepthNet | Lite0DepthNet:
-    """By the name of the setting `network`; untrained."""
-    if name == "lite0":
-        return Lite0DepthNet(decoder_expand)
-    return DepthNet(DepthNet.WIDTHS[name], decoder_expand)
+def depth_net(name: str, decoder: str) -> DepthNet | Lite0DepthNet:
+    """By the settings `network` and `decoder`; untrained."""
+    light = decoder == "light"
+    return Lite0DepthNet(light) if name == "lite0" else DepthNet(DepthNet.WIDTHS[name], light)

@@ -16,7 +16,7 @@ import numpy as np
 
 from argan import golden, metrics
 from argan.bench import bench
-from argan.bundle import Bundle, Variant
+from argan.bundle import FORMATS, PRECISIONS, Bundle, Variant
 from argan.errors import Error
 from argan.golden import Example
 from argan.refocus import Refocuser, network_size
@@ -149,8 +149,7 @@ def _on_golden(
 ) -> dict[str, Subject]:
     """Runs every variant on its graph's example -> {graph: the most exact that is right}."""
     references: dict[str, Subject] = {}
-    # Those that don't take the example's size need another one to say what is right at theirs.
-    for subject in sorted(running, key=lambda s: not _takes(s.variant, examples)):
+    for subject in sorted(running, key=lambda s: _rank(s.variant, examples)):
         graph = subject.variant.graph
         example = examples.get(graph)
         if example is not None and not _takes(subject.variant, examples):
@@ -164,6 +163,13 @@ def _on_golden(
         if subject.result.passed:
             references.setdefault(graph, subject)
     return references
+
+
+def _rank(variant: Variant, examples: Mapping[str, Example]) -> tuple[bool, int, int]:
+    """The most exact first, of these ONNX. Before them those that take the example's size: the
+    others need one to say what is right at theirs."""
+    precision, format = PRECISIONS.index(variant.precision), list(FORMATS).index(variant.format)
+    return not _takes(variant, examples), precision, format
 
 
 def _takes(variant: Variant, examples: Mapping[str, Example]) -> bool:

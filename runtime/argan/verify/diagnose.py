@@ -281,12 +281,15 @@ def _calibration(suspect: Suspect) -> Fault | None:
             return Fault("wrong input range", f"calibrated on 0..255: {high:.1f} dB on that{here}")
     elif same(image, np.rint(image)) and not same(image * 255, 255 - image * 255):
         return Fault("wrong input range", "calibrated on 0..255: it tells no level from 0 or 1")
+    unseen = []
     for level in GREYS[1:-1] + np.float32(0.01):
         for word, cut in (("above", np.minimum(image, level)), ("below", np.maximum(image, level))):
             share = float(np.mean(cut != image))
             if share > UNSEEN and same(image, cut):
                 said = f"input {word} {level:.2f}, {share:.0%} of the picture, changes nothing"
-                return Fault("calibrated on a constant", said)
+                unseen.append((share, said))
+    if unseen:
+        return Fault("calibrated on a constant", max(unseen)[1])
     if suspect.reference is not None:
         for grey in GREYS:
             plain = np.full_like(image, grey)

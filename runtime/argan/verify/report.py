@@ -86,9 +86,10 @@ def table(report: Report) -> Table:
 def title(report: Report) -> str:
     name = printable(report.content.manifest.get("name", ""))
     photos, truths = report.photos
-    seen = f", {photos} photos, {truths} with ground truth" if photos else ""
-    judge = f", photos against {report.reference.get('disparity')}" if photos else ""
-    return f"{name}: golden.npz{seen}{judge}"
+    seen = f" and {photos} photo{'s' * (photos > 1)}" if photos else ""
+    truth = f", {truths} with ground truth" if truths else ""
+    judge = f", against {report.reference.get('disparity')}" if photos else ""
+    return f"{name} on golden.npz{seen}{truth}{judge}"
 
 
 def remarks(report: Report) -> Iterator[str]:

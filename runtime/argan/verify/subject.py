@@ -82,11 +82,11 @@ def open_variant(content: Bundle, variant: Variant, *, threads: int | None = Non
     if absent is None:
         return backends.open_variant(content, variant, threads=threads)
     for entry in entry_points(group="argan.evaluators", name=variant.format):
-        extras = f"argan[export,{variant.format}]"
         try:
             model = entry.load()(content.package(variant))
         except (ModuleNotFoundError, MissingExtraError) as error:
-            raise InputError(f'{absent}; or have it evaluated: pip install "{extras}"') from error
+            helps = 'or have it evaluated: pip install "argan[export]"'
+            raise InputError(f"{absent}; {helps}") from error
         return Canonical(model, content, variant)
     raise InputError(absent)
 

@@ -1,0 +1,48 @@
+"""Every kind of depth network is exported as what it is."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from argan.backends.onnx import Onnx
+from argan_export.card import card
+from argan_export.graph import DepthGraph
+from argan_export.to_onnx import to_onnx
+from argan_train.networks import depth_net
+
+
+def shaken(network: nn.Module) -> nn.Module:
+    """Untrained, but with batch norms that do something and disparities that are not all alike."""
+    torch.manual_seed(0)
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_mean.uniform_(-0.1, 0.1)  # type: ignore[union-attr]
+            layer.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
+    network.head.weight.data.mul_(50)  # type: ignore[union-attr, operator]
+    return network.eval()
+
+
+@pytest.mark.parametrize("name, decoder", [("nano", "light"), ("lite0", "wide")])
+def test_onnx_computes_what_torch_computes(name: str, decoder: str) -> None:
+    network = shaken(depth_net(name, decoder))
+    image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(5))
+    model = Onnx(to_onnx(network, {"image": image}, ["disparity"], multiple=None), threads=1)
+    with torch.no_grad():
+        expected = network(image).numpy()
+    found = model.run({"image": image.numpy()})["disparity"]
+    assert found.std() > 0.03
+    np.testing.assert_allclose(found, expected, atol=1e-5)  # largest seen: 3e-7
+
+
+def test_the_card_says_what_was_pretrained() -> None:
+    settings = {"network": "lite0", "seed": 0, "steps": 2, "batch": 4, "size": 32}
+    record = {"settings": settings, "seconds": 1, "device": "x86_64", "threads": 1}
+    data = {"teachers": {}, "pretrained": {"weights": "EfficientNet-Lite0, pretrained on ImageNet"}}
+    for about, words in (
+        (data, "began as EfficientNet-Lite0, pretrained on ImageNet."),
+        ({"teachers": {}}, "No pretrained weights."),
+    ):
+        graph = DepthGraph(nn.Identity(), 96, (0, 1), "dr", record | {"data": about}, "0" * 64)
+        text = card("x", graph, {}, {}, None)
+        assert words in text and ("No pretrained" in text) == ("pretrained" not in about)
