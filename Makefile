@@ -61,8 +61,10 @@ train-flowers: .venv/done
 	$(BIN)/argan train ar-gan-dr --preset dr64 --teacher runs/flowers64 --out runs/flowers-dr --resume
 
 default-model: .venv/done
-	$(BIN)/argan evaluate runs/flowers-dr --data $(DATA) -o out/default-evaluation
-	$(BIN)/argan export runs/flowers-dr -o runtime/argan/models/default.argan \
+	$(BIN)/argan evaluate weights/flowers-dr --data $(DATA) -o out/default-evaluation
+	$(BIN)/argan export weights/flowers-dr -o runtime/argan/models/default.argan --to onnx,tflite,coreml \
+		--precision onnx-fp32,onnx-int8,tflite-fp16,tflite-int8,coreml-fp16 \
+		--calibration $(DATA)/flowers128.zip \
 		--evaluation out/default-evaluation/evaluation.json --licence weights/flowers-dr/LICENSE-WEIGHTS
 
 clean:

@@ -219,8 +219,8 @@ def _divergence(h: Histogram, ends: Range) -> float:
 
 
 def _with_zero(ends: Range) -> Range:
-    """As `affine` will have it; of some width, also where a tensor is all 0."""
-    return min(ends[0], 0.0), max(ends[1], 0.0) or 1e-6
+    """As `affine` will have it."""
+    return min(ends[0], 0.0), max(ends[1], 0.0)
 
 
 # ---------------------------------------------------------------- the choice and its cache

@@ -40,6 +40,7 @@ precisions:
   int8-io        TFLite: the same, and whole numbers go in and come out
   int8-weights   ONNX: weights alone, arithmetic in float32
   palette6       Core ML: weights of 64 values per layer
+  tflite-fp16    and so on: of one format alone
 
 exit codes: 0, 1 where a variant misses its limit (`argan verify` says why), 2 bad usage or input
 """

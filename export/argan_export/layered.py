@@ -1,20 +1,18 @@
 """The lens as a graph for phones: `Layered`, the renderer, and `RefocusGraph`, photo -> bokeh.
 
-The picture is that of `argan.lens.render`, from operations that every phone accelerator has:
-slices and concatenations, depthwise convolutions with constant kernels, average pooling, bilinear
-enlargement, and elementwise arithmetic. Nothing is gathered, reflected, sorted or masked, and no
-shape depends on the input. Focus and blur are inputs; the size is fixed when the graph is made.
+The picture is that of `argan.lens.render` with a round pupil, from operations that every phone
+accelerator has: slices and concatenations, depthwise convolutions with constant kernels, pooling,
+bilinear resizing, and elementwise arithmetic. Nothing is gathered, reflected, sorted or masked, and
+no shape depends on the input. Focus and blur are inputs; the size is fixed when the graph is made.
 
 How it works. The photo, in linear light, is cut into soft slices by its signed blur radius: those
-in front of the focal plane, the sharp one, and those behind it. A slice is premultiplied colour
-and coverage; a disc of constant radius blurs both. Slices up to 2.5 px are blurred at full size,
-those from 4.4 to 7 px at half size, up to 14 px at a quarter and so on, with the same three discs:
-the largest filter has 7 x 7 taps whatever the radius. From front to back each slice fills what
-those before it left clear. What stays clear behind an outline was hidden in the photo; it takes
-the blurred background's colour divided by its coverage, and where there is none, colours from
-around the hole, from a pyramid of means.
+in front of the focal plane, the sharp one, and those behind it. A slice is blurred as a whole by a
+disc of constant radius and laid behind the slices in front of it, by the rule of `argan.slices`.
+Slices up to 2.5 px are blurred at full size, those from 4.4 to 7 px at half size, up to 14 px at a
+quarter and so on, with the same three discs: the largest filter has 7 x 7 taps whatever the radius.
+What no slice covers was hidden behind something blurred: colours from around the hole fill it.
 
-Every value stays below 3200 and every divisor above 1e-3, so that float16 holds them.
+No value exceeds 13000, the largest radius squared, and no divisor falls below 1e-3: float16 does.
 """
 
 from __future__ import annotations
@@ -37,17 +35,18 @@ from argan.refocus import network_size
 MULTIPLE = 32  # of the sides
 
 # Radii of the slices, in px of full size, and in px of every smaller size. Chosen on 8 of the 12
-# oracle scenes: one slice more costs a tenth more time and brings 0.05 dB at most.
+# oracle scenes: one more slice brings 0.1 dB at most; discs up to 4.5 px at full size would bring
+# 0.3 dB for twice the time.
 FINE = (1.25, 2.5)
 OCTAVE = (2.2, 2.7, 3.5)
-PLANES = 12
 MARGIN_FINE, MARGIN_OCTAVE = 2, 3  # px that the widest disc of each reaches
+PLANES = 12  # of a slice, with the spare ones
 LARGEST = 0.05  # of the longer side: the least that the largest radius is to be
 SOFTENING = 1.5  # px^2: halving and doubling widen a disc as much; taken off the squared radius
 
-FAINT = 1 / 64  # coverage that every pixel of the photo has where a hole is filled
+FAINT = 1 / 128  # coverage that every pixel of the photo has where a hole is filled
 SURE = 4  # a coverage of 1/4 is enough to take a hole's colour from its own neighbourhood
-FILLS = 2  # halvings of the smallest size, to fill holes from
+FILLS = 4  # halvings of the smallest size, to fill holes from
 UNHIDDEN = 0.02  # of a disc: a smaller part says too little of what goes on behind an outline
 LEAST = 1e-3  # divisor
 # TFLite's converter makes an operation of its own of a clamp to exactly 0..1, which XNNPACK and GPU
@@ -111,8 +110,8 @@ class Layered(nn.Module):
         radius = torch.cat([wide.relu(), (wide * -1).relu()], 1)
         ramps = _ramps(radius, (0, *FINE, 2 * OCTAVE[0]))
         pieces = [
-            _pieces(blurred(_slice(wide_light, wide_light, lower, upper)))
-            for blurred, lower, upper in zip(self.fine, ramps[:-1], ramps[1:], strict=True)
+            _pieces(spread(_slice(wide_light, wide_light, lower, upper)))
+            for spread, (lower, upper) in zip(self.fine, itertools.pairwise(ramps), strict=True)
         ]
         before, after = _split(ramps[0], 1, 1)
         sharp, unhidden = _inner(1 - before - after, MARGIN_FINE), _inner(1 - before, MARGIN_FINE)
@@ -164,13 +163,16 @@ class Layered(nn.Module):
         front, behind, coverage, moment = _split(clamped(sums, MARGIN_OCTAVE), 3, 3, 2, 2)
         radius = moment / (2 * coverage).clamp_min(LEAST)
         ramps = _ramps(radius, OCTAVE if last else (*OCTAVE, 2 * OCTAVE[0]))
-        shares = [1 - ramps[0], *(a - b for a, b in zip(ramps, ramps[1:], strict=False))]
-        beyond = [coverage, *(coverage * ramp for ramp in ramps)]
         if last:
-            shares.append(ramps[-1])
-            beyond.append(torch.zeros_like(coverage))
-        slices = zip(self.octave, beyond[:-1], beyond[1:], shares, strict=True)
-        pieces = [_pieces(blurred(_slice(front, behind, *three))) for blurred, *three in slices]
+            ramps.append(ramps[-1] * 0)
+        shares = [1 - ramps[0], *(a - b for a, b in itertools.pairwise(ramps))]
+        beyond = [coverage, *(coverage * ramp for ramp in ramps)]
+        pieces = [
+            _pieces(spread(_slice(front, behind, lower, upper, share)))
+            for spread, lower, upper, share in zip(
+                self.octave, beyond[:-1], beyond[1:], shares, strict=True
+            )
+        ]
         from_front = [piece for piece, _ in pieces[::-1]]
         far = _composited([piece for _, piece in pieces])
         if last:
@@ -398,7 +400,7 @@ def _ramps(radius: Tensor, stops: Sequence[float]) -> list[Tensor]:
     square = radius * radius
     return [
         (square * (1 / (high**2 - low**2)) - low**2 / (high**2 - low**2)).clamp(0.0, ONE)
-        for low, high in zip(stops, stops[1:], strict=False)
+        for low, high in itertools.pairwise(stops)
     ]
 
 

@@ -102,7 +102,7 @@ def search(
     graph: Graph, calibrate: Sequence[Inputs], hold_out: Sequence[Inputs], max_drop: float
 ) -> tuple[dict[str, Range], Search]:
     """-> the ranges to quantise `graph` with, and the `Search` whose `kept` stay in float."""
-    expected = graph.run(graph.model, calibrate[: len(hold_out)])
+    expected = graph.run(graph.model, hold_out)
     histograms = calibration.observe(lambda: graph.activations(calibrate))
     by_method = {name: calibration.ranges(histograms, name) for name in calibration.METHODS}
 

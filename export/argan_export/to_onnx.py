@@ -38,13 +38,13 @@ from argan_export.calibration import Activations, Range, affine
 from argan_export.network import fold_batch_norms
 from argan_export.quantize import Inputs
 from argan_train.ar_gan_dr import MULTIPLE
+from argan_train.qat import WEIGHT, weight_scale
 
 if TYPE_CHECKING:
     from argan_export.graph import DepthGraph
 
 OPSET = 18
-WEIGHT = ".weight"  # ends the name of a layer's weights
-MOST_WEIGHT = 127  # in int8
+SUFFIX = ".weight"  # of a layer's weights
 MOST_BIAS = 1 << 30  # in int32, with room for the sum of products
 SMALLEST_WEIGHT = 128  # values; fewer are not worth their scales
 
@@ -89,7 +89,7 @@ def to_fp16(model: bytes) -> bytes:
 def to_int8_weights(model: bytes) -> bytes:
     """Weights in int8, a scale per output channel; arithmetic in float32. Small, not fast."""
     small = onnx.load_from_string(model)
-    weights = [w for w in small.graph.initializer if w.name.endswith(WEIGHT)]
+    weights = [w for w in small.graph.initializer if w.name.endswith(SUFFIX)]
     nodes = []
     for weight in weights:
         values = numpy_helper.to_array(weight)
@@ -119,13 +119,13 @@ class OnnxGraph:
                 self.consumers.setdefault(name, []).append(node)
         prefix = f"{within}." if within else ""
         self.convolutions = {
-            node.input[1].removesuffix(WEIGHT): node
+            node.input[1].removesuffix(SUFFIX): node
             for node in self.proto.graph.node
             if node.op_type == "Conv"
             and len(node.input) == 3  # with its bias
             and node.input[1] in self.weights
             and node.input[1].startswith(prefix)
-            and node.input[1].endswith(WEIGHT)
+            and node.input[1].endswith(SUFFIX)
         }
         self.layers = list(self.convolutions)
 
@@ -179,7 +179,8 @@ class OnnxGraph:
                 weight = self.weights[node.input[1]]
                 bias = self.weights[node.input[2]].astype(np.float64)
                 input_scale = scales[node.input[0]][0]
-                scale = np.maximum(_safe_scale(weight), np.abs(bias) / (MOST_BIAS * input_scale))
+                safe = weight_scale(torch.from_numpy(weight)).numpy()
+                scale = np.maximum(safe, np.abs(bias) / (MOST_BIAS * input_scale))
                 scale = scale.astype(np.float32)
                 unit = scale * input_scale  # of the products, to whose sum the bias is added
                 store(node.input[1], _levels(weight, scale), scale)
@@ -254,23 +255,13 @@ def quiet() -> Iterator[None]:
 def _scale(weight: NDArray[np.float32]) -> NDArray[np.float32]:
     """[O, ...] -> the scale of each output channel [O] that uses all of int8."""
     largest = np.abs(weight).reshape(len(weight), -1).max(axis=1)
-    return (np.maximum(largest, 1e-8) / MOST_WEIGHT).astype(np.float32)
-
-
-def _safe_scale(weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    """As `_scale`, but of a dense convolution no two weights of one sign make more than 128: times
-    255 they fit into 16 bits, whichever two are paired."""
-    if weight.shape[1] == 1:
-        return _scale(weight)
-    flat = np.sort(weight.reshape(len(weight), -1), axis=1)
-    largest = np.maximum(flat[:, -2:].clip(min=0).sum(axis=1), -flat[:, :2].clip(max=0).sum(axis=1))
-    return (np.maximum(largest, 1e-8) / MOST_WEIGHT).astype(np.float32)
+    return (np.maximum(largest, 1e-8) / WEIGHT).astype(np.float32)
 
 
 def _levels(weight: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.int8]:
     """[O, ...] in units of each channel's scale [O]."""
     per_channel = scale.reshape(-1, *[1] * (weight.ndim - 1))
-    return np.clip(np.rint(weight / per_channel), -MOST_WEIGHT, MOST_WEIGHT).astype(np.int8)
+    return np.clip(np.rint(weight / per_channel), -WEIGHT, WEIGHT).astype(np.int8)
 
 
 def _stored(

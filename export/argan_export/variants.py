@@ -80,14 +80,18 @@ class Made:
 
 
 def meant(formats: Sequence[str], precisions: Sequence[str]) -> list[tuple[str, str]]:
-    """The (format, precision) that these mean together: "int8-io" of ONNX and TFLite is TFLite's.
+    """The (format, precision) that these mean together: "int8-io" of ONNX and TFLite is TFLite's,
+    "tflite-fp16" that of TFLite alone.
     InputError for a word that means nothing here."""
     for name in formats:
         if name not in FORMATS:
             raise InputError(f"no format {name!r}; give {', '.join(FORMATS)}")
-    pairs = [(f, p) for f in formats for p in PRECISIONS[f] if p in precisions]
+    pairs = [
+        (f, p) for f in formats for p in PRECISIONS[f] if not {p, f"{f}-{p}"}.isdisjoint(precisions)
+    ]
+    understood = {word for f, p in pairs for word in (p, f"{f}-{p}")}
     for precision in precisions:
-        if precision not in (p for _, p in pairs):
+        if precision not in understood:
             there = "; ".join(f"{f} has {', '.join(PRECISIONS[f])}" for f in formats)
             raise InputError(f"no precision {precision!r}: {there}")
     return pairs

@@ -59,7 +59,7 @@ def at_input(op: str, value: Any, **attributes: Any) -> Edit:
     return plant
 
 
-def at_output(op: str, *value: float) -> Edit:
+def at_output(op: str, *value: float, **attributes: Any) -> Edit:
     """op(value, disparity), or op(disparity), after the network."""
 
     def plant(model: bytes) -> bytes:
@@ -72,7 +72,7 @@ def at_output(op: str, *value: float) -> Edit:
             array = np.array(number, np.float32)
             made.graph.initializer.append(numpy_helper.from_array(array, f"{op} by"))
         inputs = [f"{op} by"] * len(value) + [f"before {op}"]
-        made.graph.node.append(helper.make_node(op, inputs, ["disparity"]))
+        made.graph.node.append(helper.make_node(op, inputs, ["disparity"], **attributes))
         onnx.checker.check_model(made)
         return bytes(made.SerializeToString())
 
@@ -173,6 +173,8 @@ FAULTS: dict[str, tuple[Edit, str]] = {
     "0..1 fed to 0..255": (at_input("Div", np.float32(255)), "wrong input range"),
     "both": (lambda m: BGR(TIMES_255(m)), "wrong channel order and wrong input range"),
     "disparity times 1.1": (at_output("Mul", 1.1), "wrong output scale"),
+    "height for width": (at_output("Transpose", perm=[0, 1, 3, 2]), "wrong layout"),
+    "half the size": (at_output("AveragePool", kernel_shape=[2, 2], strides=[2, 2]), "wrong size"),
     "all zero": (at_output("Mul", 0), "all-zero"),
     "constant": (at_output("Max", 2), "constant"),
     "saturated": (at_output("Min", float(np.quantile(EXAMPLE.outputs["disparity"], 0.3))),

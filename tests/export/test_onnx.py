@@ -16,6 +16,7 @@ from argan_export import calibration, to_onnx
 from argan_export.network import EightBit, fold_batch_norms
 from argan_export.quantize import compare
 from argan_export.to_onnx import OnnxGraph
+from argan_train.qat import weight_scale
 
 SIZE = (96, 64)
 
@@ -115,6 +116,11 @@ def test_int8_convolutions_run_in_int8(graph, int8, tmp_path):
     stored = {v.dtype for name, v in constants.items() if name.endswith("weight_levels")}
     assert stored == {np.dtype(np.int8)}
     assert not any(name.endswith(".weight") for name in constants)
+    nodes = onnx.load_from_string(int8).graph.node
+    made_by = {name: node.op_type for node in nodes for name in node.output}
+    assert {made_by[n.input[0]] for n in nodes if n.op_type == "Clip"} == {"Conv"}, (
+        "nothing between"
+    )
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
@@ -146,17 +152,20 @@ def test_calibrated_on_a_grey_wall_it_is_wrong(onnx_model, graph, photos):
 
 def test_no_pair_of_dense_weights_overflows_16_bits():
     """Processors without VNNI add 255 w1 + 255 w2 in 16 bits."""
+
+    def levels(weight):
+        scale = weight_scale(torch.from_numpy(weight)).numpy()
+        return to_onnx._levels(weight, scale).reshape(len(weight), -1).astype(int)
+
     rng = np.random.default_rng(0)
     dense = rng.standard_normal((64, 24, 1, 1)).astype(np.float32)
     dense[0, :2, 0, 0] = 4.0, 3.9
     dense[1] = -np.abs(dense[1])
-    levels = to_onnx._levels(dense, to_onnx._safe_scale(dense)).reshape(64, -1).astype(int)
-    two = np.sort(levels, axis=1)
+    two = np.sort(levels(dense), axis=1)
     assert 255 * two[:, -2:].sum(axis=1).max() < 2**15
     assert 255 * two[:, :2].sum(axis=1).min() >= -(2**15)
     assert np.abs(two).max(axis=1).min() > 60, "no more than a bit is given away"
-    depthwise = dense.reshape(64 * 24, 1, 1, 1)
-    assert np.abs(to_onnx._levels(depthwise, to_onnx._safe_scale(depthwise))).min() == 127
+    assert np.abs(levels(dense.reshape(64 * 24, 1, 1, 1))).min() == 127, "depthwise"
 
 
 def test_a_dead_channel_keeps_its_bias(onnx_model, photos):

@@ -143,6 +143,11 @@ def test_a_golden_file_of_another_size_is_passed_on_by_the_reference():
     found = checked("onnx-fp32", "tflite-fp32", golden__npz=npz(**wide))
     assert found.passed
     assert found.results[1].pictures["got"].shape == (1, 1, 64, 96)
+    # Also where the one that takes it comes later in the manifest's order, being less exact.
+    manifest, files = made("onnx-fp32", "tflite-fp32", golden__npz=npz(**wide))
+    manifest["variants"]["onnx-fp32"]["precision"] = "fp16"
+    found = verify(bundle.assemble(manifest, files), threads=1)
+    assert {r.variant.name: r.passed for r in found.results}["tflite-fp32"]
     alone = checked("tflite-fp32", golden__npz=npz(**wide))
     assert not alone.passed and not alone.results[0].faults
 
@@ -222,7 +227,8 @@ def test_maps_that_show_at_once_what_is_wrong():
     suspect = {
         "run": lambda image: np.minimum(ramp, 0.4), "image": np.zeros((1, 3, 8, 8), np.float32),
         "got": np.minimum(ramp, 0.4), "expected": ramp, "limit": 40.0, "precision": "fp32",
-        "reference": None, "likeness": 1.0, "ally": "", "file": b"", "format": "coreml", "reload": None,
+        "reference": None, "likeness": 1.0, "ally": "", "file": b"", "format": "coreml",
+        "reload": None,
     }  # fmt: skip
     assert diagnose.diagnose(diagnose.Suspect(**suspect)).name == "saturated"
 
@@ -687,6 +693,15 @@ def test_several_bundles(here, capsys):
     assert out.count("passed\n") == 2 and err.count("\n") == 1, "the rest go on"
     assert main(["verify", "good.argan", "good.argan", "--no-speed"]) == 0
     assert main([*command, "--json", "o.json"]) == 2
+
+
+def test_a_model_of_ones_own_is_run_and_has_no_golden_file(here, capsys):
+    Path("foreign.onnx").write_bytes(FORMATS.files["foreign.onnx"])
+    Path("foreign.toml").write_text(
+        "model = 'foreign.onnx'\noutput = 'disparity'\nlayout = 'NCHW'\nsize = 64\n"
+    )
+    assert main(["verify", "foreign.toml", "--no-speed", "--html", "o.html"]) == 0
+    assert "ok: golden.npz: there is none" in capsys.readouterr().out
 
 
 def test_the_table_of_a_project_holds(here, capsys):

@@ -26,10 +26,7 @@ SETTINGS: dict[str, Any] = {
     "steps": 400, "learning_rate": 2e-4, "warmup": 20, "ema_half_life": 500, "weight_decay": 0.0,
 }  # fmt: skip
 LESSONS = 8  # whose ranges the activations keep
-LEVELS = 255
-# Largest whole numbers. A dense convolution's are about halved for processors that add products in
-# 16 bits, see argan_export.to_onnx.
-DEPTHWISE_WEIGHT, DENSE_WEIGHT = 127, 64
+LEVELS, WEIGHT = 255, 127  # the largest level of an activation, and of a weight
 
 
 class Int8Student(ArGanDr):
@@ -114,10 +111,25 @@ def frozen(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 def rounded(weight: Tensor) -> Tensor:
     """[O, I, k, k] in whole multiples of each output channel's scale."""
-    largest = DEPTHWISE_WEIGHT if weight.shape[1] == 1 else DENSE_WEIGHT
-    scale = weight.detach().abs().amax(dim=(1, 2, 3)).clamp(min=1e-8) / largest
+    scale = weight_scale(weight.detach())
     zero = torch.zeros(len(scale), dtype=torch.int32, device=weight.device)
-    return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -largest, largest)
+    return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -WEIGHT, WEIGHT)
+
+
+def weight_scale(weight: Tensor) -> Tensor:
+    """[O, I, k, k] -> the scale of each output channel [O], for whole numbers within +-WEIGHT.
+
+    Many processors add pairs of products of 8 bits in 16 bits, and clip. So in a dense convolution
+    no two weights of one sign make more than 128: times 255 they fit, whichever two are paired.
+    """
+    flat = weight.flatten(1).sort(dim=1).values
+    if weight.shape[1] > 1:
+        largest = torch.maximum(
+            flat[:, -2:].clamp(min=0).sum(dim=1), -flat[:, :2].clamp(max=0).sum(dim=1)
+        )
+    else:
+        largest = torch.maximum(flat[:, -1], -flat[:, 0])
+    return largest.clamp(min=1e-8) / WEIGHT
 
 
 def simulated(network: nn.Module, images: Iterable[Tensor]) -> nn.Module:

@@ -209,8 +209,10 @@ def _measure(subject: Subject, example: Example, least: float) -> None:
             got, expected = (unit(x, subject.content, graph) for x in (got, expected))
         result.pictures |= {f"expected{word}": expected, f"got{word}": got}
         seen = diagnose.appearance(got, expected)
-        result.golden[name] = {} if seen else photos.gap(got, expected)
-        decibels = result.golden[name].get("psnr_db", -math.inf)
+        decibels = -math.inf
+        if seen is None:
+            result.golden[name] = photos.gap(got, expected)
+            decibels = result.golden[name]["psnr_db"]
         result.checks.append(Check(
             f"{name} on golden.npz", decibels >= least,
             seen.detail if seen else f"{decibels:.1f} dB", f">= {least:g} dB",
@@ -223,7 +225,7 @@ def _diagnosis(
     """Why a variant that ran misses its limit on golden.npz."""
     pictures, variant = subject.result.pictures, subject.variant
     least = limits.min_psnr[variant.precision]
-    if subject.result.golden["disparity"].get("psnr_db", -math.inf) >= least:
+    if subject.result.golden.get("disparity", {}).get("psnr_db", -math.inf) >= least:
         return diagnose.bokeh(
             pictures["image"], pictures["got bokeh"], pictures["expected bokeh"]
         )
@@ -246,7 +248,8 @@ def _diagnosis(
 def _ally(subject: Subject, running: Sequence[Subject]) -> str:
     """A variant in another file that gives what this one gives, where golden.npz differs from
     both: "120.0 dB to NAME", or ""."""
-    got, apart = subject.result.pictures["got"], subject.result.golden["disparity"].get("psnr_db")
+    got = subject.result.pictures["got"]
+    apart = subject.result.golden.get("disparity", {}).get("psnr_db")
     for other in running:
         theirs = other.result.pictures.get("got")
         if apart is None or theirs is None or theirs.shape != got.shape:

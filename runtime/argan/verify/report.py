@@ -96,10 +96,12 @@ def remarks(report: Report) -> Iterator[str]:
     """A line for each thing that the table has no room for."""
     for check in report.checks:
         yield f"{'ok' if check.passed else 'FAILED'}: {_said(check)}"
+    reasons = dict.fromkeys(r.not_checked for r in report.results if r.not_checked)
+    for reason in reasons:
+        names = ", ".join(r.variant.name for r in report.results if r.not_checked == reason)
+        yield f"not checked: {names}: {printable(reason)}"
     for result in report.results:
         name = result.variant.name
-        if result.not_checked:
-            yield f"not checked: {name}: {printable(result.not_checked)}"
         for fault in result.faults:
             yield f"FAILED: {name}: {fault.name}: {printable(fault.detail)}"
         details = [fault.detail for fault in result.faults]

@@ -67,7 +67,8 @@ class Result:
 
     bytes        of its file or files
     not_checked  why it could not run here; all below is empty then
-    golden       {output: {"psnr_db", "snr_db", "max_abs", "spearman"}} on golden.npz
+    golden       {output: {"psnr_db", "snr_db", "max_abs", "spearman"}} on golden.npz, of outputs
+                 that are maps at all: of the right size, finite, no constant
     photos       on photos, against the reference: means of the same and of "bokeh_psnr_db", the
                  least PSNR "worst_db"; against the truth: "delta1", "abs_rel", the reference's
                  own, and what of them is lost
