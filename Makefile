@@ -6,7 +6,7 @@ TORCH_INDEX ?=
 DATA ?= ../shared/data
 BIN := .venv/bin
 
-.PHONY: demo test check lean bench train-smoke ablation train-flowers default-model clean
+.PHONY: demo test check lean bench train-smoke ablation train-flowers people-model default-model clean
 
 demo: .venv-demo/done
 	.venv-demo/bin/python examples/refocus.py examples/dahlia.jpg out
@@ -59,6 +59,14 @@ ablation: .venv/done
 train-flowers: .venv/done
 	$(BIN)/argan train ar-gan --preset flowers64 --data $(DATA)/flowers128.zip --out runs/flowers64 --resume
 	$(BIN)/argan train ar-gan-dr --preset dr64 --teacher runs/flowers64 --out runs/flowers-dr --resume
+
+# A model of people: research-only photographs, so it stays out of the wheel. Stopped, the same command goes on.
+people-model: .venv/done
+	$(BIN)/argan train ar-gan --preset flowers64 --data $(DATA)/faces128.zip --out runs/people64 --resume
+	$(BIN)/argan train ar-gan-dr --preset dr64 --teacher runs/people64 --out runs/people-dr --resume
+	$(BIN)/argan evaluate runs/people-dr --data $(DATA) -o out/people-evaluation
+	$(BIN)/argan export runs/people-dr -o out/people.argan \
+		--evaluation out/people-evaluation/evaluation.json --licence weights/people-dr/LICENSE-WEIGHTS
 
 default-model: .venv/done
 	$(BIN)/argan evaluate weights/flowers-dr --data $(DATA) -o out/default-evaluation

@@ -34,7 +34,8 @@ class DepthGraph:
 
     def graph(self, sizes: Sequence[tuple[int, int]]) -> Graph:
         """To be made in several formats; `sizes` are those of TFLite."""
-        example = torch.zeros(1, 3, self.nominal, self.nominal)  # Core ML's default size
+        side = max(self.nominal, 64)  # Core ML's default size; at 32 px a map of 1 px is no example
+        example = torch.zeros(1, 3, side, side)
         return Graph("disparity", self.network, {"image": example}, ["disparity"], sizes)
 
 

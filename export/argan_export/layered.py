@@ -44,9 +44,9 @@ PLANES = 12  # of a slice, with the spare ones
 LARGEST = 0.05  # of the longer side: the least that the largest radius is to be
 SOFTENING = 1.5  # px^2: halving and doubling widen a disc as much; taken off the squared radius
 
-FAINT = 1 / 128  # coverage that every pixel of the photo has where a hole is filled
+FAINT = 1 / 512  # coverage that every pixel of the photo has where a hole is filled
 SURE = 4  # a coverage of 1/4 is enough to take a hole's colour from its own neighbourhood
-FILLS = 4  # halvings of the smallest size, to fill holes from
+FILLS = 3  # halvings of the smallest size, to fill holes from
 UNHIDDEN = 0.02  # of a disc: a smaller part says too little of what goes on behind an outline
 LEAST = 1e-3  # divisor
 # TFLite's converter makes an operation of its own of a clamp to exactly 0..1, which XNNPACK and GPU
@@ -423,13 +423,15 @@ def _enlarged(planes: Tensor, factor: int = 2) -> Tensor:
 
 def _filled(layer: Tensor, sure: float, halvings: int) -> Tensor:
     """Premultiplied colour and coverage [1, 4, h, w] -> colour [1, 3, h, w]; where the coverage is
-    below 1 / sure, colours from around, too. At most so many halvings, as long as h and w are
-    even."""
+    below 1 / sure, colours from around, too: from at most so many halvings, as long as h and w are
+    even, and from the mean."""
     colour, coverage = _split(layer, 3, 1)
+    if halvings and layer.shape[2] % 2 == 0 and layer.shape[3] % 2 == 0:
+        around = _enlarged(_filled(F.avg_pool2d(layer, 2), sure, halvings - 1))
+    else:
+        mean, covered = _split(F.avg_pool2d(layer, layer.shape[2:]), 3, 1)
+        around = mean / covered.clamp_min(LEAST)
     colour = colour / coverage.clamp_min(LEAST)
-    if not halvings or layer.shape[2] % 2 or layer.shape[3] % 2:
-        return colour
-    around = _enlarged(_filled(F.avg_pool2d(layer, 2), sure, halvings - 1))
     return around + (coverage * sure).clamp_max(1) * (colour - around)
 
 

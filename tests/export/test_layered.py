@@ -78,7 +78,7 @@ def test_even_light_stays_even_on_any_surface(colour: tuple[float, ...], focus: 
     assert np.abs(result - photo).max() < 1e-3  # largest seen: 1e-4
 
 
-RADII = [1.25, 2, 2.5, 3.5, 4.4, 5, 7, 10, 14]
+RADII = [2, 2.5, 3.5, 4.4, 5, 7, 10, 14]
 
 
 @pytest.mark.parametrize("radius", [*RADII, *(-r for r in RADII)])
@@ -88,17 +88,18 @@ def test_a_point_light_becomes_a_disc_of_the_right_size_and_energy(radius: float
     photo[64, 112] = 0.9
     disparity = np.full((128, 224), np.sign(radius), np.float32)
     light = linear(render(photo, disparity, 0, abs(radius)))[..., 0] / linear(np.array(0.9))
-    assert math.isclose(light.sum(), 1, rel_tol=0.02)
+    assert math.isclose(light.sum(), 1, rel_tol=0.002)  # largest seen: 0.0007
     y, x = np.mgrid[:128, :224]
     weight = light / light.sum()
     cx, cy = (weight * x).sum(), (weight * y).sum()
     assert max(abs(cx - 112), abs(cy - 64)) < 0.51  # half size is reached by 2x2 means
     rms = math.sqrt((weight * ((x - cx) ** 2 + (y - cy) ** 2)).sum())
-    # A disc's is r / sqrt(2); the pixel adds to small ones, the smaller sizes to large ones.
-    assert math.isclose(rms * math.sqrt(2), abs(radius), rel_tol=0.12)
-    if abs(radius) >= 2.5:
+    # A disc's is r / sqrt(2); the pixel adds 1/6 to its square.
+    expected = math.hypot(radius, math.sqrt(1 / 3))
+    assert math.isclose(rms * math.sqrt(2), expected, rel_tol=0.06)  # largest seen: 5 %
+    if abs(radius) in (2.5, 5, 7, 10, 14):  # between the stops it is two discs
         area = np.count_nonzero(light > 0.4 / (math.pi * radius**2))
-        assert math.isclose(math.sqrt(area / math.pi), abs(radius), rel_tol=0.2)
+        assert math.isclose(math.sqrt(area / math.pi), abs(radius), rel_tol=0.06)  # seen: 4 %
 
 
 def test_a_small_clipped_spot_is_a_light_and_a_large_one_is_not() -> None:
@@ -170,7 +171,7 @@ def test_a_blurred_foreground_spills_softly_over_the_sharp_background(blur: floa
     row = two_planes(0, blur)
     t = np.clip((np.arange(256) - 127.5) / blur, -1, 1)
     part = 0.5 - (t * np.sqrt(1 - t * t) + np.arcsin(t)) / math.pi  # of the disc, left of the edge
-    np.testing.assert_allclose(row[:, 0], part, atol=0.08)
+    np.testing.assert_allclose(row[:, 0], part, atol=0.06)  # largest seen: 0.05
     np.testing.assert_allclose(row.sum(1), 1, atol=0.03)
     np.testing.assert_allclose(row[128 + 2 * blur :], [[0, 1]] * (128 - 2 * blur), atol=2e-3)
 
@@ -209,14 +210,15 @@ def test_focus_and_blur_act_as_in_the_lens() -> None:
 
 
 def test_a_radius_above_the_largest_is_cut_to_it() -> None:
-    photo, disparity = texture(96, 128), slope(96, 128)
+    photo, disparity = texture(96, 128), (slope(96, 128) > 0.5).astype(np.float32)
     largest = renderer(96, 128).largest_radius
-    assert 0.05 * 128 <= largest <= 0.11 * 128
-    huge = render(photo, disparity, 0.5, 1e4)
-    assert np.isfinite(huge).all()
-    at_limit = render(photo, np.where(disparity < 0.5, -1, 1).astype(np.float32), 0, largest)
-    apart = np.abs(huge - at_limit)[:, [*range(40), *range(88, 128)]]
-    assert apart.max() < 1e-3
+    for focus in (0, 1):
+        assert np.array_equal(
+            render(photo, disparity, focus, 1e4), render(photo, disparity, focus, largest)
+        )
+        assert not np.allclose(
+            render(photo, disparity, focus, largest - 1), render(photo, disparity, focus, largest)
+        )
 
 
 @pytest.mark.parametrize("size, radius", [((512, 512), 28), ((384, 512), 28), ((1024, 1024), 56)])
@@ -273,10 +275,10 @@ def test_close_to_a_thin_lens(name: str) -> None:
 
 
 def test_the_outline_follows_the_photo_not_the_small_map() -> None:
-    """The map's outline lies 2 px of the map beside the photo's, and is soft."""
+    """The map's outline is soft and lies 4 px of the photo beside the photo's."""
     image, disparity = torch.full((1, 3, 128, 256), 0.2), torch.zeros(1, 1, 32, 64)
     image[..., 128:] = 0.8
-    disparity[..., 30:] = 1
+    disparity[..., 31:] = 1
     disparity = torch.nn.functional.avg_pool2d(disparity, 5, 1, 2, count_include_pad=False)
     small = torch.nn.functional.avg_pool2d(image, 4)
     with torch.no_grad():
@@ -327,7 +329,7 @@ def test_the_chain_normalises_disparity_and_renders_with_it(chain: RefocusGraph)
     with torch.no_grad():
         bokeh, disparity = chain(image, focus, blur)
         again = chain.layered(image, disparity, focus, blur)
-    assert chain.size == (32, 32) and disparity.shape == (1, 1, 64, 96)
+    assert chain.size == (64, 64) and disparity.shape == (1, 1, 64, 96)
     assert torch.equal(bokeh, again)
     # 0.2 is 0 and 0.6 is 1: brightness itself, but for the detail that the small picture lost.
     brightness = cv2.blur(image[0].mean(0).numpy(), (9, 9))

@@ -132,7 +132,8 @@ def resume(method: Method, folder: Path) -> tuple[int, float]:
     """-> (steps done, seconds spent). Lines logged after the checkpoint are dropped."""
     written = checkpoint.read_json(folder / "config.json")["settings"]
     here = asdict(method.config)
-    changed = [k for k in here if k not in MAY_CHANGE and here[k] != written.get(k)]
+    before = asdict(type(method.config)()) | written  # a setting that is newer had its default
+    changed = [k for k in here if k not in MAY_CHANGE and here[k] != before[k]]
     if changed:
         raise InputError(
             f"{folder} was trained with other settings ({', '.join(changed)}): resume with the same"
