@@ -30,7 +30,9 @@ def card(
         "One photo to disparity (affine inverse depth, larger = nearer), learnt without depth",
         "labels: an AR-GAN learns to photograph its own sharp images and disparities through a",
         "lens, and this network (AR-GAN-DR) learns from its samples.",
-        f"Its encoder began as {pretrained['weights']}." if pretrained else "No pretrained weights.",
+        f"Its encoder began as {pretrained['weights']}."
+        if pretrained
+        else "No pretrained weights.",
         "",
         "| | |",
         "| --- | --- |",

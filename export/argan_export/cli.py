@@ -28,15 +28,15 @@ from argan_train.ar_gan_dr import MULTIPLE
 
 EXAMPLES = """examples:
   argan export runs/flowers-dr -o flowers.argan
-  argan export runs/flowers-dr -o flowers.argan --to onnx,tflite,coreml --precision fp32,fp16,int8 \\
-      --calibration photos/
+  argan export runs/flowers-dr -o flowers.argan --to onnx,tflite,coreml \\
+      --precision fp32,fp16,int8 --calibration photos/
   argan export runs/flowers-dr -o camera.argan --to tflite,coreml --precision fp16 --refocus 512
   argan evaluate flowers.argan --data DIR -o out && argan export runs/flowers-dr -o flowers.argan \\
       --evaluation out/evaluation.json --licence LICENSE-WEIGHTS
 
 precisions:
   fp32, fp16     of weights; of ONNX and Core ML also of what is computed
-  int8           weights and activations; layers that suffer stay in float32. Core ML: weights
+  int8           weights and activations; what suffers stays in float32. Core ML: weights
   int8-io        TFLite: the same, and whole numbers go in and come out
   int8-weights   ONNX: weights alone, arithmetic in float32
   palette6       Core ML: weights of 64 values per layer

@@ -152,7 +152,12 @@ class TFLiteGraph:
         ranges = {name: ranges[common] for name, common in self.common.items() if common in ranges}
         scopes = [f"^{re.escape(';'.join(op.gives))};$" for op in self._quantized_ops(set(layers))]
         if self.integer_ports:
-            images = [name for graph in self.flat.subgraphs for name in _names(graph, graph.inputs)]
+            images = [
+                graph.tensors[i].name.decode()
+                for graph in self.flat.subgraphs
+                for i in graph.inputs
+                if graph.tensors[i].type == FLOAT32  # not bytes already
+            ]
             ranges |= dict.fromkeys(images, (0.0, 1.0))
             scopes += [f"^{re.escape(name)};$" for name in images]
         config = qtyping.OpQuantizationConfig.from_dict(recipe.static_wi8_ai8()[0]["op_config"])

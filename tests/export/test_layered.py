@@ -162,8 +162,8 @@ def two_planes(focus: float, blur: float) -> np.ndarray:
 @pytest.mark.parametrize("blur", [2, 6, 13])
 def test_a_blurred_background_takes_no_colour_from_the_sharp_subject(blur: float) -> None:
     row = two_planes(1, blur)
-    np.testing.assert_allclose(row[:128], [[1, 0]] * 128, atol=2e-3)  # nor gives it any
-    np.testing.assert_allclose(row[128:], [[0, 1]] * 128, atol=2e-3)
+    np.testing.assert_allclose(row[:128], [[1, 0]] * 128, atol=1e-3)  # nor gives it any
+    np.testing.assert_allclose(row[128:], [[0, 1]] * 128, atol=1e-3)
 
 
 @pytest.mark.parametrize("blur", [6, 13])
@@ -172,8 +172,8 @@ def test_a_blurred_foreground_spills_softly_over_the_sharp_background(blur: floa
     t = np.clip((np.arange(256) - 127.5) / blur, -1, 1)
     part = 0.5 - (t * np.sqrt(1 - t * t) + np.arcsin(t)) / math.pi  # of the disc, left of the edge
     np.testing.assert_allclose(row[:, 0], part, atol=0.06)  # largest seen: 0.05
-    np.testing.assert_allclose(row.sum(1), 1, atol=0.03)
-    np.testing.assert_allclose(row[128 + 2 * blur :], [[0, 1]] * (128 - 2 * blur), atol=2e-3)
+    np.testing.assert_allclose(row.sum(1), 1, atol=1e-3)
+    np.testing.assert_allclose(row[128 + 2 * blur :], [[0, 1]] * (128 - 2 * blur), atol=1e-3)
 
 
 def test_a_slope_has_no_bands() -> None:
@@ -183,7 +183,7 @@ def test_a_slope_has_no_bands() -> None:
     disparity = np.tile(np.linspace(0, 1, 512, dtype=np.float32), (64, 1))
     row = linear(render(photo, disparity, 0, 28))[32, :, 0]
     mean = cv2.blur(row[None].astype(np.float32), (16, 1), borderType=cv2.BORDER_REFLECT)[0, 30:-30]
-    assert np.abs(np.diff(mean)).max() < 0.015
+    assert np.abs(np.diff(mean)).max() < 0.004  # seen: 0.0016
 
 
 # ---- focus and blur are inputs
@@ -204,9 +204,9 @@ def test_focus_and_blur_act_as_in_the_lens() -> None:
     ours = [render(photo, disparity, *setting) for setting in settings]
     theirs = [lens.render(photo, disparity, focus=f, blur=k) for f, k in settings]
     apart = np.array([[psnr(a, b) for b in theirs] for a in ours])
-    assert apart.diagonal().min() > 36  # least seen: 38.1 dB
+    assert apart.diagonal().min() > 44  # least seen: 45.8 dB
     apart[np.diag_indices(len(settings))] = 0
-    assert apart.max() < 33  # of two different settings
+    assert apart.max() < 33  # of two different settings; seen: 31.2
 
 
 def test_a_radius_above_the_largest_is_cut_to_it() -> None:
@@ -249,7 +249,7 @@ def test_a_side_that_is_no_multiple_of_32_is_refused() -> None:
 # ---- truth
 
 # 0.2 dB under what was measured; no parameter was chosen on these scenes.
-FLOOR = {"flowers_14": 0.0, "fruit_14": 0.0, "toys_14": 0.0}
+FLOOR = {"flowers_14": 34.8, "fruit_14": 30.6, "toys_14": 31.6}
 
 
 @pytest.mark.parametrize("name", FLOOR)

@@ -93,6 +93,14 @@ def test_where_there_is_nothing_to_resume_a_run_begins(run: Path, tmp_path: Path
     assert same(checkpoint.load_tensors(run / "state.safetensors"), begun)
 
 
+def test_a_run_begun_before_a_setting_existed_is_resumed(tmp_path: Path) -> None:
+    trained(tmp_path)
+    record = json.loads((tmp_path / "config.json").read_text())
+    assert record["settings"].pop("light") == "srgb"  # its default
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    trained(tmp_path, resuming=True)
+
+
 def test_a_run_is_not_overwritten_nor_resumed_with_other_settings(run: Path) -> None:
     with pytest.raises(InputError, match="already holds a run"):
         trained(run)
