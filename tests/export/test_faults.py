@@ -314,7 +314,7 @@ def test_flipped_bits_and_cut_files_are_refused(
 def test_pytorch_judges_in_place_of_the_golden_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The run whose weights are kept, in half precision: near, and not the same."""
+    """The run that the default bundle was exported from."""
     run = Path(__file__).parents[2] / "weights" / DEFAULT.manifest["source"]["run"]
     path, figures = tmp_path / "a.argan", tmp_path / "a.json"
     golden_file = other_golden(1 - EXAMPLE.outputs["disparity"])
@@ -323,7 +323,7 @@ def test_pytorch_judges_in_place_of_the_golden_file(
     assert main([*command, "--min-psnr", "45"]) == 1
     assert "FAILED: golden.npz: 4" in capsys.readouterr().out
     (variant,) = json.loads(figures.read_text())["variants"]
-    assert variant["verdict"] == "passed" and 45 < variant["golden"]["disparity"]["psnr_db"] < 110
+    assert variant["verdict"] == "passed" and variant["golden"]["disparity"]["psnr_db"] > 110
     bundle.write(path, *made({"fp32": FP32}))
     assert main([*command, "--min-psnr", "fp32=45"]) == 1
     assert f"dB, {diagnose.OTHER_GOLDEN}" in capsys.readouterr().out
