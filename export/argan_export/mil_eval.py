@@ -25,7 +25,8 @@ from torch.nn import functional as F
 
 from argan.backends import Port, Signature
 from argan.errors import BundleError, InputError, MissingFileError
-from argan_export.to_coreml import SPECIFICATION, WEIGHTS, import_coremltools, quiet
+from argan_export.quiet import quiet
+from argan_export.to_coreml import SPECIFICATION, WEIGHTS, import_coremltools
 
 Types = Literal["declared", "float32"]
 IMAGE = "imageType"

@@ -6,12 +6,8 @@ have to be calibrated on a Mac.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from argan.errors import InputError, MissingExtraError
+from argan_export.quiet import quiet
 
 PRECISIONS = ("fp32", "fp16", "int8", "palette6")
 SPECIFICATION = "com.apple.CoreML/model.mlmodel"
@@ -188,16 +185,3 @@ def manifest(parts: Sequence[tuple[str, str, str]]) -> bytes:
         "rootModelIdentifier": next(iter(entries)),
     }
     return json.dumps(content, indent=4).encode()
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """coremltools warns of untested versions and of Apple's missing libraries, and draws bars."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            logging.disable(level)

@@ -10,16 +10,10 @@ loses twice on ONNX Runtime's CPU kernels (the trained default network, 256 x 25
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import os
 import tempfile
-import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
@@ -37,11 +31,9 @@ from argan.backends.onnx import Onnx
 from argan_export.calibration import Activations, Range, affine
 from argan_export.network import fold_batch_norms
 from argan_export.quantize import Inputs
+from argan_export.quiet import quiet
 from argan_train.ar_gan_dr import MULTIPLE
 from argan_train.qat import WEIGHT, weight_scale
-
-if TYPE_CHECKING:
-    from argan_export.graph import DepthGraph
 
 OPSET = 18
 SUFFIX = ".weight"  # of a layer's weights
@@ -83,6 +75,12 @@ def to_fp16(model: bytes) -> bytes:
         half = float16.convert_float_to_float16(
             onnx.load_from_string(model), keep_io_types=True, disable_shape_infer=True
         )
+    # An output that other nodes read as well: these are to read it before it is float32 again.
+    outputs = {value.name for value in half.graph.output}
+    narrow = {n.output[0]: n.input[0] for n in half.graph.node if n.output[0] in outputs}
+    for node in half.graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = narrow.get(name, name)
     return _bytes(half)
 
 
@@ -223,33 +221,6 @@ class OnnxGraph:
 def _encoded(backend: Onnx, inputs: Inputs) -> Tensors:
     """In the types that the file takes."""
     return {port.name: encode(inputs[port.name], port) for port in backend.signatures[0].inputs}
-
-
-def gap(graph: DepthGraph, model: bytes, image: torch.Tensor) -> dict[str, float]:
-    """Largest difference and PSNR (dB, peak 1) between PyTorch and ONNX Runtime on one image."""
-    with torch.no_grad():
-        expected = graph.network(image).numpy()
-    got = Onnx(model).run({"image": image.numpy()})["disparity"]
-    error = np.abs(got.astype(np.float64) - expected)
-    psnr = -10 * np.log10(max(float((error**2).mean()), 1e-30))
-    return {"max_abs": float(f"{error.max():.3g}"), "psnr_db": round(float(psnr), 1)}
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """The exporters chat, their C++ parts on file descriptor 2, and warn of their own internals."""
-    with ExitStack() as stack:
-        stack.callback(logging.disable, logging.root.manager.disable)
-        logging.disable(logging.WARNING)
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")
-        for redirect in (contextlib.redirect_stdout, contextlib.redirect_stderr):
-            stack.enter_context(redirect(io.StringIO()))
-        stderr = os.dup(2)
-        stack.callback(os.close, stderr)
-        stack.callback(os.dup2, stderr, 2)
-        os.dup2(stack.enter_context(open(os.devnull, "wb")).fileno(), 2)
-        yield
 
 
 def _scale(weight: NDArray[np.float32]) -> NDArray[np.float32]:

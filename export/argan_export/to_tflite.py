@@ -34,7 +34,7 @@ from argan.backends.tflite import TFLite
 from argan_export.calibration import Activations, Range
 from argan_export.network import ChannelsLast, fold_batch_norms
 from argan_export.quantize import Inputs
-from argan_export.to_onnx import quiet
+from argan_export.quiet import quiet
 
 ALIGNMENT = 16  # bytes, of a buffer with weights: the schema's
 LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D")
@@ -50,7 +50,8 @@ def to_tflite(
 ) -> bytes:
     """inputs: an example of each, in the order of `network`'s arguments; those of rank 4 are
     pictures, of which the channels and the type count. sizes: (height, width) of each signature."""
-    import litert_torch  # takes seconds
+    with quiet():
+        import litert_torch  # takes seconds
 
     folded = fold_batch_norms(network)
     wrapped = ChannelsLast(folded, outputs).eval()

@@ -20,7 +20,8 @@ pytest.importorskip("coremltools")
 from argan.errors import BundleError, InputError, MissingExtraError, MissingFileError
 from argan_export import lint
 from argan_export.mil_eval import MilProgram
-from argan_export.to_coreml import PRECISIONS, SPECIFICATION, WEIGHTS, palette, quiet, to_coreml
+from argan_export.quiet import quiet
+from argan_export.to_coreml import PRECISIONS, SPECIFICATION, WEIGHTS, palette, to_coreml
 from argan_train.ar_gan_dr import load_depth_net
 from argan_train.networks import DepthNet
 

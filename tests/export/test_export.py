@@ -144,14 +144,15 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_format_and_precision_in_one_bundle(
-    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """And each within `argan verify`'s limits, on the golden picture of this little network."""
     path = tmp_path / "all.argan"
     precisions = "fp32,fp16,int8,int8-io,int8-weights,palette6"
     argv = ["-o", str(path), "--to", "onnx,tflite,coreml", "--precision", precisions]
     argv += ["--sizes", "64,64x96", "--calibration", str(photos), "--count", "6"]
-    assert cli.main([str(run), *argv]) == 0, capsys.readouterr().out
+    assert cli.main([str(run), *argv]) == 0, capfd.readouterr().out
+    assert capfd.readouterr().err == ""  # the converters' chatter
     content = bundle.read(path)
     assert {v.name for v in content.variants} == {
         *(f"onnx-{p}" for p in ("fp32", "fp16", "int8", "int8-weights")),
@@ -165,6 +166,18 @@ def test_every_format_and_precision_in_one_bundle(
     assert found["variants"].keys() == {"onnx-int8", "tflite-int8", "tflite-int8-io"}
     assert len(found["photos"]["files"]) == 6
     assert content.files["CARD.md"].decode().count(" dB |") == len(content.variants)
+
+
+def test_the_whole_chain_in_every_precision(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Photo -> bokeh; `benchmarks/layered.py` has the other formats, which take minutes."""
+    path = tmp_path / "chain.argan"
+    argv = ["-o", str(path), "--precision", "fp32,fp16,int8", "--refocus", "64"]
+    assert cli.main([str(run), *argv, "--calibration", str(photos), "--count", "4"]) == 0
+    names = {v.name for v in bundle.read(path).variants if v.graph == "refocus"}
+    assert names == {f"refocus-onnx-{p}" for p in ("fp32", "fp16", "int8")}
+    assert "MISSED" not in capsys.readouterr().out
 
 
 def test_a_variant_that_misses_its_limit_is_said_and_is_exit_code_1(

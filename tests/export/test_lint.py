@@ -437,7 +437,7 @@ def test_onnx_notes(target: str, data: bytes, text: str) -> None:
 
 
 def mil(build: Callable[..., Any], *shapes: tuple[int, ...], half: bool = True) -> lint.Graph:
-    from argan_export.to_coreml import quiet
+    from argan_export.quiet import quiet
 
     pytest.importorskip("coremltools")
     with quiet():

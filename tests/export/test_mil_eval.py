@@ -15,7 +15,7 @@ pytest.importorskip("coremltools")
 
 from argan.errors import BundleError, InputError
 from argan_export import mil_eval
-from argan_export.to_coreml import quiet
+from argan_export.quiet import quiet
 
 Build = Callable[..., Any]
 GAP = 2e-6  # largest seen: 5e-7, sums in another order

@@ -31,6 +31,7 @@ NARROW = {
 }  # fmt: skip
 MAX_GAIN = 0.05  # largest seen from rounding to 8 bits: 0.0003
 SAME_LAYER = 0.98  # cosine; least seen where 8 bits lie between two tensors: 0.99998
+TIE = 1e-4  # of cosines
 IN_INT8 = ("QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "QGemm")
 IN_FLOATS = ("Conv", "FusedConv", "ConvTranspose", "MatMul", "Gemm", "FusedGemm", "FusedMatMul")
 # What a failed check means.
@@ -134,13 +135,19 @@ def layers(content: Bundle, variant: Variant, reference: Variant) -> tuple[Check
             other for tensor in theirs if tensor.size == ours.size
             for other in _arrangements(tensor)
         ]  # fmt: skip
+        if not candidates:  # a table of one converter's, such as a border
+            continue
         cosines = [_cosine(flat, other) for other in candidates]
-        likeness.append(max(cosines, default=0.0))
-        if likeness[-1] >= SAME_LAYER:
-            other = candidates[int(np.argmax(cosines))]
-            gains[name] = float(flat @ other / (other @ other))
+        likeness.append(max(cosines))
+        alike = [
+            float(flat @ other / (other @ other))
+            for other, cosine in zip(candidates, cosines, strict=True)
+            if cosine >= max(SAME_LAYER, likeness[-1] - TIE)
+        ]
+        if alike:  # of several that differ in strength alone, the one that is meant
+            gains[name] = min(alike, key=lambda gain: abs(gain - 1))
     if not gains:
-        return None, min(likeness, default=math.nan)
+        return None, min(likeness, default=0.0)
     worst = max(gains, key=lambda name: abs(gains[name] - 1))
     check = Check(
         "strength of the layers", abs(gains[worst] - 1) <= MAX_GAIN,
