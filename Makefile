@@ -6,7 +6,7 @@ TORCH_INDEX ?=
 DATA ?= ../shared/data
 BIN := .venv/bin
 
-.PHONY: demo test check lean bench train-smoke ablation train-flowers people-model default-model clean
+.PHONY: demo test check lean bench pictures train-smoke ablation train-flowers people-model default-model clean
 
 demo: .venv-demo/done
 	.venv-demo/bin/python examples/refocus.py examples/dahlia.jpg out
@@ -44,6 +44,10 @@ bench: .venv/done
 	$(BIN)/python benchmarks/lens_speed.py
 	$(BIN)/python benchmarks/networks.py
 	$(BIN)/python benchmarks/train.py --json out/train.json
+
+# Those of docs/optics.md and docs/gallery.md.
+pictures: .venv/done
+	$(BIN)/python docs/make_pictures.py --data $(DATA)
 
 # AR-GAN and AR-GAN-DR on the toy world: does it learn depth? About 15 minutes on two cores (not timed yet).
 train-smoke: .venv/done

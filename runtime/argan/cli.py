@@ -7,7 +7,6 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,56 +14,143 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
+from typer.core import TyperCommand
 
 import argan
 from argan import native, photo
 from argan.adapter import read_model
-from argan.errors import Error, InputError, MissingExtraError, ShapeError
+from argan.controls import Controls, Focus
+from argan.errors import Error, InputError, MissingExtraError
 from argan.files import check_writable, write_atomic
 from argan.optics import Pupil
-from argan.refocus import Focus, Quality, blur_px, find_model, load, render
+from argan.refocus import Look, Quality, expose, find_model, load
+
+# Headings of the help.
+OUTPUT, FOCUS, BLUR = "Output", "Focus", "Blur (one of them)"
+MAP, DISCS, RUN = "Map (one of them)", "Discs", "Run"
+CAMERA = "Camera, where depth is in metres (EXIF's if not given)"
 
 Photos = Annotated[
     list[Path], typer.Argument(metavar="IN", help="JPEG, PNG or WebP.", show_default=False)
 ]
 Out = Annotated[
     str | None,
-    typer.Option("-o", "--output", metavar="OUT|DIR", help="Beside the input if not given."),
-]
+    typer.Option(
+        "-o", "--output", metavar="OUT|DIR", help="Beside the input if not given.",
+        rich_help_panel=OUTPUT,
+    ),
+]  # fmt: skip
 Model = Annotated[
     str | None,
     typer.Option(
         metavar="BUNDLE",
         help="NAME.argan, or NAME.toml for a model of your own; the one that ships if not given.",
+        rich_help_panel=RUN,
     ),
 ]
 Backend = Annotated[
     Literal["onnx", "tflite", "coreml", "torch"] | None,
-    typer.Option(help="What runs the network; torch takes a training run for a model."),
+    typer.Option(
+        help="What runs the network; torch takes a training run for a model.", rich_help_panel=RUN
+    ),
 ]
 Precision = Annotated[
     Literal["fp32", "fp16", "int8-weights", "int8", "int8-io", "palette6"] | None,
-    typer.Option(help="The most exact if not given."),
+    typer.Option(help="The most exact if not given.", rich_help_panel=RUN),
 ]
-Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="All cores if not given.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace existing files, even the input.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="All cores if not given.", rich_help_panel=RUN),
+]
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Replace existing files, even the input.", rich_help_panel=OUTPUT),
+]
 BundleArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="BUNDLE", help="NAME.argan or NAME.toml; the one that ships if not given."
     ),
 ]
-Blades = Annotated[int, typer.Option(metavar="N", help="0: round pupil; 3 to 11: a polygon.")]
-Rotation = Annotated[float, typer.Option(metavar="DEGREES", help="Turns the polygon.")]
-Roundness = Annotated[float, typer.Option(metavar="0..1", help="Of the blades: 0 straight.")]
-CatEye = Annotated[float, typer.Option(metavar="0..1", help="Discs cut toward the corners.")]
+FocusDistance = Annotated[
+    float | None,
+    typer.Option(
+        metavar="METRES", help="In place of --focus, where depth is in metres; also --focus 1.5m.",
+        rich_help_panel=FOCUS,
+    ),
+]  # fmt: skip
+FocusPlane = Annotated[
+    tuple[str, str, str] | None,
+    typer.Option(
+        metavar="X,Y X,Y X,Y", help="In place of --focus: the plane through three pixels is sharp.",
+        rich_help_panel=FOCUS,
+    ),
+]  # fmt: skip
+Tilt = Annotated[
+    float,
+    typer.Option(
+        metavar="DEGREES",
+        help="Between the focal plane and the sensor. Depth not in metres: the disparity that is"
+        " sharp rises by tan(DEGREES) across the width.",
+        rich_help_panel=FOCUS,
+    ),
+]
+TiltToward = Annotated[
+    float,
+    typer.Option(
+        metavar="DEGREES", help="Where the plane comes nearer: 0 right, 90 down, 180 left, 270 up.",
+        rich_help_panel=FOCUS,
+    ),
+]  # fmt: skip
+Keep = Annotated[
+    str,
+    typer.Option(
+        metavar="R|FRONT,BEHIND",
+        help="How far in front of and behind the focal plane things stay sharp: metres, or"
+        " disparities where depth is not in metres; inf is possible.",
+        rich_help_panel=FOCUS,
+    ),
+]
+Strength = Annotated[
+    float | None,
+    typer.Option(metavar="PERCENT", help="The same in percent of the width.", rich_help_panel=BLUR),
+]
+BlurK = Annotated[
+    float | None,
+    typer.Option(metavar="K", help="px of radius per unit of disparity.", rich_help_panel=BLUR),
+]
+FocalLength = Annotated[float | None, typer.Option(metavar="MM", rich_help_panel=CAMERA)]
+SensorWidth = Annotated[
+    float | None,
+    typer.Option(metavar="MM", help="Its longer side; 36 is full frame.", rich_help_panel=CAMERA),
+]
+Blades = Annotated[
+    int,
+    typer.Option(metavar="N", help="0: round pupil; 3 to 11: a polygon.", rich_help_panel=DISCS),
+]
+Rotation = Annotated[
+    float, typer.Option(metavar="DEGREES", help="Turns the polygon.", rich_help_panel=DISCS)
+]
+Roundness = Annotated[
+    float, typer.Option(metavar="0..1", help="Of the blades: 0 straight.", rich_help_panel=DISCS)
+]
+CatEye = Annotated[
+    float, typer.Option(metavar="0..1", help="Cut toward the corners.", rich_help_panel=DISCS)
+]
 Rim = Annotated[
-    float, typer.Option(metavar="-1..1", help="Discs with a bright rim (1) or a soft one (-1).")
+    float,
+    typer.Option(metavar="-1..1", help="Bright rim (1) or a soft one (-1).", rich_help_panel=DISCS),
 ]
 Highlights = Annotated[
-    float, typer.Option(metavar="H", help="Guessed light of clipped highlights: 0 none, 1 all.")
+    float,
+    typer.Option(
+        metavar="H", help="Guessed light of clipped highlights: 0 none, 1 all.",
+        rich_help_panel=DISCS,
+    ),
+]  # fmt: skip
+RenderQuality = Annotated[
+    Quality, typer.Option("--quality", help="preview is faster.", rich_help_panel=RUN)
 ]
-RenderQuality = Annotated[Quality, typer.Option("--quality", help="preview is faster.")]
 
 WIDTH = 140  # columns of a table that goes to a file
 
@@ -118,26 +204,49 @@ def _options(
     pass
 
 
-@app.command()
+class Grouped(TyperCommand):
+    """Help with the options under headings."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            if record := param.get_help_record(ctx):
+                kind = "Arguments" if param.param_type_name == "argument" else "Options"
+                heading = getattr(param, "rich_help_panel", None) or kind
+                groups.setdefault(heading, []).append(record)
+        for heading, records in groups.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+@app.command(cls=Grouped)
 def refocus(
     photos: Photos,
     output: Out = None,
+    force: Force = False,
     focus: Annotated[
         str,
         typer.Option(
             metavar="auto|X,Y|D",
             help="auto (the nearest sizeable thing near the centre), a pixel, or a disparity.",
+            rich_help_panel=FOCUS,
         ),
     ] = "auto",
+    focus_distance: FocusDistance = None,
+    focus_plane: FocusPlane = None,
+    tilt: Tilt = 0.0,
+    tilt_toward: TiltToward = 90.0,
+    keep: Keep = "0",
     f_number: Annotated[
-        float | None, typer.Option(metavar="N", help="The bundle's (1.8) if no blur is given.")
+        float | None,
+        typer.Option(
+            metavar="N", help="The bundle's (1.8) if no blur is given.", rich_help_panel=BLUR
+        ),
     ] = None,
-    blur: Annotated[
-        float | None, typer.Option(metavar="K", help="px of radius per unit of disparity.")
-    ] = None,
-    strength: Annotated[
-        float | None, typer.Option(metavar="PERCENT", help="The same in percent of the width.")
-    ] = None,
+    blur: BlurK = None,
+    strength: Strength = None,
+    focal_length: FocalLength = None,
+    sensor_width: SensorWidth = None,
     blades: Blades = 0,
     rotation: Rotation = 0.0,
     roundness: Roundness = 0.0,
@@ -149,32 +258,31 @@ def refocus(
     backend: Backend = None,
     precision: Precision = None,
     threads: Threads = None,
-    force: Force = False,
 ) -> int:
     """Give photos a shallow depth of field.
 
-    Writes PHOTO_bokeh.jpg beside PHOTO.jpg. An f-number is a convention, for the depth is not
-    metric: at f/1.8 one unit of disparity (about nearest to farthest) blurs to a radius of 2 %
-    of the photo's width.
+    Writes PHOTO_bokeh.jpg beside PHOTO.jpg. An f-number is a convention where the model's depth is
+    not in metres: at f/1.8 one unit of disparity (about nearest to farthest) blurs to a radius of
+    2 % of the photo's width. docs/optics.md explains every option with pictures.
 
     \b
     Examples:
       argan refocus photo.jpg
       argan refocus photo.jpg --focus 1200,800 --f-number 1.4 -o bokeh.png
       argan refocus *.jpg --strength 3 --blades 6 -o out/
+      argan refocus table.jpg --focus 900,700 --tilt 40 --keep 0.05
     """
-    where = parse_focus(focus)
-    blur_px(1, f_number=f_number, blur=blur, strength=strength)  # refused before any work
+    controls = Controls(
+        *parse_focus(focus, focus_distance, focus_plane), f_number, blur, strength, focal_length,
+        sensor_width, tilt, tilt_toward, parse_keep(keep),
+    )  # fmt: skip
     pupil = Pupil(blades, math.radians(rotation), roundness, cat_eye, rim)
     refocuser = load(model, backend=backend, precision=precision, threads=threads)
 
     def one(source: Path, target: Path) -> str:
-        result = refocuser.refocus(
-            source, focus=where, f_number=f_number, blur=blur, strength=strength, pupil=pupil,
-            highlights=highlights, quality=quality,
-        )  # fmt: skip
+        result = refocuser.expose(source, controls, Look(pupil, highlights, quality))
         result.image.save(target)
-        return f"focus {result.focus:.4g}"
+        return result.setting.words
 
     return _run(one, photos, output, "bokeh", force=force)
 
@@ -213,17 +321,47 @@ def depth(
     return _run(one, photos, output, "depth", force=force, maps=True)
 
 
-@app.command("render")
+@app.command("render", cls=Grouped)
 def render_command(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="JPEG, PNG or WebP.")],
     disparity: Annotated[
-        Path, typer.Option(metavar="FILE", help=".npy or 16-bit .png of the photo's size.")
-    ],
-    focus_disparity: Annotated[
-        float, typer.Option(metavar="V", help="The disparity that stays sharp.")
-    ],
-    blur: Annotated[float, typer.Option(metavar="K", help="px of radius per unit of disparity.")],
+        Path | None,
+        typer.Option(
+            metavar="FILE", help=".npy or 16-bit .png of the photo's size; larger = nearer.",
+            rich_help_panel=MAP,
+        ),
+    ] = None,
+    depth: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help=".npy in metres or 16-bit .png in mm, along the optical axis.",
+            rich_help_panel=MAP,
+        ),
+    ] = None,
     output: Out = None,
+    force: Force = False,
+    focus: Annotated[
+        str,
+        typer.Option(
+            "--focus", "--focus-disparity", metavar="auto|X,Y|V",
+            help="auto (the nearest sizeable thing near the centre), a pixel, or a disparity; 1/m"
+            " with --depth.",
+            rich_help_panel=FOCUS,
+        ),
+    ] = "auto",
+    focus_distance: FocusDistance = None,
+    focus_plane: FocusPlane = None,
+    tilt: Tilt = 0.0,
+    tilt_toward: TiltToward = 90.0,
+    keep: Keep = "0",
+    f_number: Annotated[
+        float | None,
+        typer.Option(metavar="N", help="Of a thin lens with --depth.", rich_help_panel=BLUR),
+    ] = None,
+    blur: BlurK = None,
+    strength: Strength = None,
+    focal_length: FocalLength = None,
+    sensor_width: SensorWidth = None,
     blades: Blades = 0,
     rotation: Rotation = 0.0,
     roundness: Roundness = 0.0,
@@ -232,35 +370,36 @@ def render_command(
     highlights: Highlights = 1.0,
     quality: RenderQuality = "final",
     threads: Threads = None,
-    force: Force = False,
 ) -> int:
-    """Blur a photo by a disparity map of your own: the lens alone, no network.
+    """Blur a photo by a map of your own: the lens alone, no network.
 
-    The radius of the blur is K |d - V| px.
+    The radius of the blur is K |d - V| px; with --depth it is that of a thin lens,
+    f/(2N) f_px |1/z - 1/z_focus|. docs/optics.md explains every option with pictures.
 
     \b
     Examples:
       argan render photo.jpg --disparity depth.npy --focus-disparity 0.7 --blur 40
-      argan render photo.jpg --disparity depth.png --focus-disparity 0.7 --blur 40 -o out.png
+      argan render photo.jpg --disparity depth.png --focus 1200,800 --f-number 2.8 -o out.png
+      argan render photo.jpg --depth metres.npy --focus-distance 1.5 --f-number 1.4
     """
+    controls = Controls(
+        *parse_focus(focus, focus_distance, focus_plane), f_number, blur, strength, focal_length,
+        sensor_width, tilt, tilt_toward, parse_keep(keep),
+    )  # fmt: skip
     pupil = Pupil(blades, math.radians(rotation), roundness, cat_eye, rim)
+    if (disparity is None) == (depth is None):
+        raise InputError("give one map, --disparity FILE or --depth FILE")
 
     def one(source: Path, target: Path) -> str:
-        picture, distances = photo.load(source), photo.load_disparity(disparity)
-        size, wanted = distances.shape[::-1], picture.pixels.shape[1::-1]
-        if size != wanted:
-            raise ShapeError(
-                f"{disparity} is {size[0]}x{size[1]} and {source} is {wanted[0]}x{wanted[1]};"
-                " resize the map to the photo (upright)"
-            )
-        pixels = render(
-            picture.pixels, distances, focus=focus_disparity, blur=blur, pupil=pupil,
-            highlights=highlights, quality=quality, threads=threads,
+        result = expose(
+            source, controls, Look(pupil, highlights, quality), disparity=disparity, depth=depth,
+            threads=threads,
         )  # fmt: skip
-        photo.save(target, replace(picture, pixels=pixels))
-        return f"focus {focus_disparity:.4g}"
+        result.image.save(target)
+        return result.setting.words
 
-    return _run(one, [image], output, "bokeh", force=force, reads=(disparity,))
+    reads = tuple(path for path in (disparity, depth) if path)
+    return _run(one, [image], output, "bokeh", force=force, reads=reads)
 
 
 @app.command()
@@ -480,20 +619,41 @@ def _flat(fields: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in fields.items()) or "-"
 
 
-def parse_focus(text: str) -> Focus:
-    """"auto", "X,Y" in px or a disparity -> what `Refocuser.refocus` takes."""
+def parse_focus(
+    text: str, distance: float | None = None, plane: tuple[str, str, str] | None = None
+) -> tuple[Focus, float | None]:
+    """"auto", "X,Y" in px, a disparity, or "1.5m"; or a distance in m; or three times "X,Y" -> the
+    first two of `Controls`."""
+    if (text != "auto") + (distance is not None) + (plane is not None) > 1:
+        raise InputError("--focus, --focus-distance and --focus-plane exclude each other: give one")
+    if plane is not None:
+        points = [tuple(_numbers(point)) for point in plane]
+        match points:
+            case [(x0, y0), (x1, y1), (x2, y2)]:
+                return ((x0, y0), (x1, y1), (x2, y2)), None
+        raise InputError(f"--focus-plane {' '.join(plane)}: give three times X,Y, with a space")
     if text == "auto":
-        return "auto"
-    if text.endswith("m") and _numbers(text[:-1]):
-        raise InputError(
-            f"--focus {text}: metres need a model with metric depth; give X,Y or a disparity"
-        )
+        return "auto", distance
+    if text.endswith("m") and len(_numbers(text[:-1])) == 1:
+        return "auto", _numbers(text[:-1])[0]
     match _numbers(text):
         case [disparity]:
-            return disparity
+            return disparity, None
         case [x, y]:
-            return x, y
-    raise InputError(f"--focus {text}: give auto, X,Y in pixels such as 640,480, or a disparity")
+            return (x, y), None
+    raise InputError(
+        f"--focus {text}: give auto, X,Y in pixels such as 640,480, a disparity, or metres as 1.5m"
+    )
+
+
+def parse_keep(text: str) -> float | tuple[float, float]:
+    """R or FRONT,BEHIND."""
+    match _numbers(text):
+        case [both]:
+            return both
+        case [front, behind]:
+            return front, behind
+    raise InputError(f"--keep {text}: give one number, or two with a comma such as 0.1,0.3")
 
 
 def _numbers(text: str) -> list[float]:

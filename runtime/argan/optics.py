@@ -10,12 +10,14 @@ The convention of the whole project; nobody else defines an aperture.
 - View: L(x, u) = I(x + u M(x, u)), bilinear. M is the disparity seen from u, in px.
 - Photograph: sum over u of A(u) L(x, u), with weights A that sum to 1, in the light of the input.
 - Edge rule: outside the frame the nearest pixel counts (clamp).
+- Metric depth: d = 1/z in 1/m, z along the optical axis; K is then the aperture's radius times the
+  focal length in px (`blur_of_lens`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -146,6 +148,104 @@ def thin_lens_radius(z: float, z_focus: float, aperture_radius: float, focal_px:
     Half the diameter that most textbooks give. Positive nearer than the focus.
     """
     return aperture_radius * focal_px * (1 / z - 1 / z_focus)
+
+
+@dataclass(frozen=True)
+class Camera:
+    """What turns an f-number into px; pixels are square, so the photo's orientation is no matter.
+
+    focal_mm   focal length.
+    sensor_mm  the longer side of the sensor, which is the longer side of the photo: 36 in "full
+               frame".
+    """
+
+    focal_mm: float
+    sensor_mm: float
+
+    def focal_px(self, longer_side: int) -> float:
+        """Focal length in px of a photo whose longer side has that many."""
+        return self.focal_mm / self.sensor_mm * longer_side
+
+    def aperture_radius(self, f_number: float) -> float:
+        """a = f / (2 N), in metres."""
+        return self.focal_mm / 1000 / (2 * f_number)
+
+
+def blur_of_lens(f_number: float, camera: Camera, longer_side: int) -> float:
+    """K with metric depth, in px per 1/m: a f_px, so that K (1/z - 1/z_f) is `thin_lens_radius`.
+
+    f_px is that of the photo as it is. A real lens that focuses nearer also moves away from the
+    sensor, which narrows its view and widens its discs by the same z_f / (z_f - f): seen in the
+    same frame, its discs are these.
+    """
+    return camera.aperture_radius(f_number) * camera.focal_px(longer_side)
+
+
+@dataclass(frozen=True)
+class FocalPlane:
+    """The disparity that is sharp at each place: middle + right x + down y, with x and y in px
+    from the photo's middle. Any plane in space has this form, for 1/z is affine in x and y."""
+
+    middle: float
+    right: float = 0.0
+    down: float = 0.0
+
+    def at(self, x: float, y: float) -> float:
+        return self.middle + self.right * x + self.down * y
+
+    def rescaled(self, lo: float, hi: float) -> FocalPlane:
+        """The same plane for a map in which lo is 0 and hi is 1."""
+        unit = hi - lo
+        return FocalPlane((self.middle - lo) / unit, self.right / unit, self.down / unit)
+
+
+Place = tuple[float, float]  # (x, y) in px from the photo's middle
+
+
+def tilted_plane(
+    disparity: float, place: Place, tilt: float, toward: float, focal_px: float
+) -> FocalPlane:
+    """The plane through the thing of 1/z = `disparity` at `place`, whose angle to the sensor is
+    `tilt`, nearer to the camera the farther one goes `toward`: radians, from right towards down.
+
+    A plane n . X = c has 1/z = (n_z + n_x x / f_px + n_y y / f_px) / c. InputError where the plane
+    comes to `place` from behind the camera.
+    """
+    right, down = math.sin(tilt) * math.cos(toward), math.sin(tilt) * math.sin(toward)
+    here = math.cos(tilt) + (right * place[0] + down * place[1]) / focal_px
+    if here <= 1e-6:
+        raise InputError(
+            f"a focal plane tilted by {math.degrees(tilt):g} degrees can't be seen at the point"
+            " of focus; give a smaller tilt or another point"
+        )
+    scale = disparity / here
+    return FocalPlane(scale * math.cos(tilt), scale * right / focal_px, scale * down / focal_px)
+
+
+def tilted_plane_by_convention(
+    disparity: float, place: Place, tilt: float, toward: float, width: int
+) -> FocalPlane:
+    """The same without metric depth, by convention: across the photo's width the disparity that is
+    sharp rises by tan(tilt). So a thing at disparity 1 would tilt, seen by a lens whose focal
+    length is the photo's width. InputError for a right angle."""
+    if math.cos(tilt) < 1e-6:
+        raise InputError("without metric depth a tilt is below 90 degrees; give 45 or so")
+    slope = math.tan(tilt) / width
+    right, down = slope * math.cos(toward), slope * math.sin(toward)
+    return FocalPlane(disparity - right * place[0] - down * place[1], right, down)
+
+
+def plane_through(points: Sequence[tuple[Place, float]]) -> FocalPlane:
+    """The plane through three things: their places and disparities. InputError where the places
+    lie on one line, within a px."""
+    ((x0, y0), d0), ((x1, y1), d1), ((x2, y2), d2) = points
+    ax, ay, bx, by = x1 - x0, y1 - y0, x2 - x0, y2 - y0
+    area = ax * by - ay * bx
+    if abs(area) <= max(math.hypot(ax, ay), math.hypot(bx, by), math.hypot(bx - ax, by - ay)):
+        raise InputError("the three points of focus lie on one line; give one beside it")
+    right = ((d1 - d0) * by - (d2 - d0) * ay) / area
+    down = ((d2 - d0) * ax - (d1 - d0) * bx) / area
+    return FocalPlane(d0 - right * x0 - down * y0, right, down)
 
 
 # The convention for photos without metric depth: see `blur_of_f_number`.

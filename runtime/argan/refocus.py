@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -23,33 +23,53 @@ from PIL import Image
 from argan import bundle, lens, optics, photo, upsample
 from argan.adapter import read_model
 from argan.backends import Backend, open_run, open_variant
+from argan.camera import inverse_depth, load_depth
+from argan.controls import Controls, Disparity, Focus, Setting, check_controls, settle
 from argan.errors import BundleError, InputError, MissingFileError, ShapeError
 
 MODELS = Path(__file__).parent / "models"
 Picture = str | os.PathLike[str] | photo.Photo | Image.Image | NDArray[Any]
-Focus = Literal["auto"] | float | tuple[float, float]
+Map = str | os.PathLike[str] | NDArray[Any]
 Pixels = NDArray[Any]  # sRGB [H, W, 3]: uint8, uint16, or float in 0..1
-Disparity = NDArray[np.float32]  # [H, W], larger = nearer
 Quality = Literal["final", "preview"]
 
 # Sides of the network's picture. The upper bound keeps the work on a 20000 x 20 strip small.
 SHORTEST_PX = 64
 LONGEST_NOMINAL = 8  # in nominal sides
-FOCUS_WINDOW = 0.01  # half of its side, as a share of the photo's shorter side
-AUTO_SHARE = 0.8
-AUTO_SPREAD = 0.2
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
     """image      the kind of picture that came in, upright; for a path a `Photo`, which has `save`
     disparity  float32 [H, W], larger = nearer
-    focus      the disparity that is sharp
+    focus      the disparity that is sharp; of a tilted plane see `Setting.focus`
+    setting    what the controls came to
     """
 
     image: Any
     disparity: Disparity
     focus: float
+    setting: Setting
+
+
+@dataclass(frozen=True)
+class Look:
+    """What blur discs look like: see `optics.Pupil` and `lens.render`."""
+
+    pupil: optics.Pupil = optics.ROUND
+    highlights: float = 1.0
+    quality: Quality = "final"
+
+
+PLAIN = Look()
+
+
+class Opened(NamedTuple):
+    """A picture's pixels, its EXIF block, and the way back from pixels to that kind of picture."""
+
+    pixels: Pixels
+    exif: bytes | None
+    rebuild: Callable[[Pixels], Any]
 
 
 class Refocuser:
@@ -69,42 +89,56 @@ class Refocuser:
 
     def depth(self, picture: Picture) -> Disparity:
         """The disparity of a photo [H, W, 3] -> float32 [H, W], upright."""
-        return self._depth(_open(picture)[0])
+        return self._depth(_open(picture).pixels)
 
     def refocus(
         self,
         picture: Picture,
         *,
         focus: Focus = "auto",
+        focus_distance: float | None = None,
         f_number: float | None = None,
         blur: float | None = None,
         strength: float | None = None,
+        focal_length: float | None = None,
+        sensor_width: float | None = None,
+        tilt: float = 0.0,
+        tilt_toward: float = 90.0,
+        keep: float | tuple[float, float] = 0.0,
         pupil: optics.Pupil = optics.ROUND,
         highlights: float = 1.0,
         quality: Quality = "final",
     ) -> Result:
         """Blur a photo as a lens focused at `focus` would have.
 
-        picture   a path, a `Photo`, a PIL image, or an array [H, W, 3] of uint8, uint16 or float
-        focus     (x, y) in px of the upright photo, a disparity, or "auto": see `auto_focus`
-        f_number, blur, strength   at most one; where none is given, the bundle's f-number.
-                  `blur` is K, px of disc radius per unit of disparity; `strength` is K in percent
-                  of the photo's width; an f-number becomes K by `optics.blur_of_f_number`
-        pupil     shape and light of the blur discs
+        picture    a path, a `Photo`, a PIL image, or an array [H, W, 3] of uint8, uint16 or float
+        focus ... keep   see `Controls`. Where no blur is set, the bundle's f-number
+        pupil      shape and light of the blur discs
         highlights   how much of the guessed light of clipped highlights is added: 0 none
         """
-        pixels, rebuild = _open(picture)
-        if f_number is None and blur is None and strength is None:
-            f_number = self.model.f_number
-        k = blur_px(pixels.shape[1], f_number=f_number, blur=blur, strength=strength)
-        check_focus(focus, pixels.shape)
-        disparity = self._depth(pixels)
-        sharp = focus_disparity(disparity, focus)
-        image = render(
-            pixels, disparity, focus=sharp, blur=k, pupil=pupil, highlights=highlights,
-            quality=quality, threads=self.threads,
+        controls = Controls(
+            focus, focus_distance, f_number, blur, strength, focal_length, sensor_width, tilt,
+            tilt_toward, keep,
         )  # fmt: skip
-        return Result(rebuild(image), disparity, sharp)
+        return self.expose(picture, controls, Look(pupil, highlights, quality))
+
+    def expose(self, picture: Picture, controls: Controls, look: Look = PLAIN) -> Result:
+        """`refocus` with its options in two parts."""
+        opened = _open(picture)
+        check_controls(controls, opened.pixels.shape, self.metric)
+        disparity = self._depth(opened.pixels)
+        return _expose(
+            opened, disparity, controls, look, metric=self.metric, f_number=self.model.f_number,
+            threads=self.threads,
+        )  # fmt: skip
+
+    @property
+    def metric(self) -> tuple[float, float] | None:
+        """(lo, hi) where depth is metric: 1/z = lo + d (hi - lo) in 1/m."""
+        adapter = self.model.adapter
+        if adapter is None or adapter.output != "metric depth" or adapter.typical is None:
+            return None
+        return self.model.disparity.lo, self.model.disparity.hi
 
     def _depth(self, pixels: Pixels) -> Disparity:
         out = self.model.disparity
@@ -155,17 +189,106 @@ def load(
 def refocus(
     picture: Picture,
     *,
+    disparity: Map | None = None,
+    depth: Map | None = None,
     focus: Focus = "auto",
+    focus_distance: float | None = None,
     f_number: float | None = None,
     blur: float | None = None,
     strength: float | None = None,
+    focal_length: float | None = None,
+    sensor_width: float | None = None,
+    tilt: float = 0.0,
+    tilt_toward: float = 90.0,
+    keep: float | tuple[float, float] = 0.0,
+    pupil: optics.Pupil = optics.ROUND,
+    highlights: float = 1.0,
+    quality: Quality = "final",
     model: str | os.PathLike[str] | None = None,
     threads: int | None = None,
 ) -> Result:
-    """`Refocuser.refocus` with a model loaded for this one photo."""
-    return load(model, threads=threads).refocus(
-        picture, focus=focus, f_number=f_number, blur=blur, strength=strength
-    )
+    """`Refocuser.refocus` with a model loaded for this one photo, or by a map of your own.
+
+    disparity  in place of a model: [H, W], larger = nearer; an array, .npy or 16-bit .png
+    depth      the same in metres along the optical axis; a .png in millimetres
+    """
+    controls = Controls(
+        focus, focus_distance, f_number, blur, strength, focal_length, sensor_width, tilt,
+        tilt_toward, keep,
+    )  # fmt: skip
+    look = Look(pupil, highlights, quality)
+    if disparity is None and depth is None:
+        return load(model, threads=threads).expose(picture, controls, look)
+    if model is not None:
+        raise InputError("a map and a model exclude each other: give one")
+    return expose(picture, controls, look, disparity=disparity, depth=depth, threads=threads)
+
+
+def expose(
+    picture: Picture,
+    controls: Controls,
+    look: Look = PLAIN,
+    *,
+    disparity: Map | None = None,
+    depth: Map | None = None,
+    threads: int | None = None,
+) -> Result:
+    """`refocus` by a map, with its options in two parts."""
+    if (disparity is None) == (depth is None):
+        raise InputError("give one map, a disparity or a depth")
+    metric = None if depth is None else (0.0, 1.0)
+    opened = _open(picture)
+    check_controls(controls, opened.pixels.shape, metric)
+    if depth is not None:
+        name, distances = _name(depth, "the depth map"), _read(depth, load_depth, inverse_depth)
+    else:
+        assert disparity is not None
+        name, distances = _name(disparity, "the map"), _read(disparity, photo.load_disparity)
+    if distances.shape != opened.pixels.shape[:2]:
+        (height, width), (rows, columns) = opened.pixels.shape[:2], distances.shape
+        raise ShapeError(
+            f"{name} is {columns}x{rows} and {_name(picture, 'the photo')} is {width}x{height};"
+            " resize the map to the photo (upright)"
+        )
+    return _expose(opened, distances, controls, look, metric=metric, threads=threads)
+
+
+def _name(source: Any, otherwise: str) -> str:
+    return os.fspath(source) if isinstance(source, str | os.PathLike) else otherwise
+
+
+def _read(
+    source: Map,
+    load: Callable[[str | os.PathLike[str]], Disparity],
+    convert: Callable[[NDArray[Any]], Disparity] = lambda values: values.astype(np.float32),
+) -> Disparity:
+    if not isinstance(source, np.ndarray):
+        return load(source)
+    if source.ndim != 2 or source.size == 0 or source.dtype.kind not in "fiu":
+        raise ShapeError(f"a map of shape {source.shape} and type {source.dtype}: give [H, W]")
+    return convert(source)
+
+
+def _expose(
+    opened: Opened,
+    disparity: Disparity,
+    controls: Controls,
+    look: Look,
+    *,
+    metric: tuple[float, float] | None = None,
+    f_number: float | None = None,
+    threads: int | None = None,
+) -> Result:
+    setting = settle(controls, disparity, metric=metric, exif=opened.exif, f_number=f_number)
+    if setting.even:
+        distances, focus, blur = disparity, setting.focus, setting.blur
+    else:
+        distances, focus, blur = setting.blur_map(disparity), 0.0, 1.0
+    image = render(
+        opened.pixels, distances, focus=focus, blur=blur, pupil=look.pupil,
+        highlights=look.highlights, quality=look.quality, threads=threads,
+    )  # fmt: skip
+    return Result(opened.rebuild(image), disparity, setting.focus, setting)
 
 
 def find_model(model: str | os.PathLike[str] | None) -> Path:
@@ -203,66 +326,6 @@ def render(
         quality=quality, threads=threads,
     )  # fmt: skip
     return image.astype(pixels.dtype, copy=False)
-
-
-def blur_px(
-    width: int,
-    *,
-    f_number: float | None = None,
-    blur: float | None = None,
-    strength: float | None = None,
-) -> float:
-    """K, px of radius per unit of disparity in a photo `width` px wide, from one of the three."""
-    if sum(value is not None for value in (f_number, blur, strength)) > 1:
-        raise InputError("f-number, blur and strength exclude each other: give one")
-    if blur is not None:
-        return blur
-    if strength is not None:
-        if not 0 <= strength < math.inf:
-            raise InputError(f"strength {strength}: give 0 or more percent of the width")
-        return optics.blur_of_strength(strength, width)
-    if f_number is None:
-        f_number = optics.REFERENCE_F_NUMBER
-    if not 0 < f_number < math.inf:
-        raise InputError(f"f-number {f_number}: give a positive number such as 1.8")
-    return optics.blur_of_f_number(f_number, width)
-
-
-def check_focus(focus: Focus, shape: tuple[int, ...]) -> None:
-    """Raise InputError unless `focus` means something in a photo of `shape` [H, W, ...]."""
-    if isinstance(focus, tuple):
-        x, y = focus
-        if not (0 <= x < shape[1] and 0 <= y < shape[0]):
-            raise InputError(
-                f"focus {x:g},{y:g} is outside the photo; x goes from 0 to {shape[1] - 1},"
-                f" y from 0 to {shape[0] - 1}"
-            )
-    elif isinstance(focus, str) and focus != "auto":
-        raise InputError(f"focus {focus!r}: give (x, y) in pixels, a disparity, or 'auto'")
-
-
-def focus_disparity(disparity: Disparity, focus: Focus) -> float:
-    """The disparity to be sharp: `focus` itself, the median around a point, or `auto_focus`."""
-    check_focus(focus, disparity.shape)
-    if isinstance(focus, tuple):
-        x, y = int(focus[0]), int(focus[1])
-        reach = max(1, round(FOCUS_WINDOW * min(disparity.shape)))
-        around = disparity[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1]
-        return float(np.median(around))
-    return auto_focus(disparity) if isinstance(focus, str) else float(focus)
-
-
-def auto_focus(disparity: Disparity) -> float:
-    """The nearest sizeable thing near the centre: the disparity that 80 % of the photo lies behind,
-    where pixels count by a bell (sigma a fifth of each side) around the centre."""
-    height, width = disparity.shape
-    small = cv2.resize(disparity, (min(width, 256), min(height, 256)), interpolation=cv2.INTER_AREA)
-    y, x = (np.linspace(-0.5, 0.5, n) if n > 1 else np.zeros(1) for n in small.shape)
-    weight = np.exp(-(y[:, None] ** 2 + x[None, :] ** 2) / (2 * AUTO_SPREAD**2)).ravel()
-    order = np.argsort(small, axis=None)
-    behind = np.cumsum(weight[order])
-    at = int(np.searchsorted(behind, AUTO_SHARE * behind[-1]))
-    return float(small.ravel()[order[at]])
 
 
 def network_size(
@@ -322,15 +385,16 @@ def _eight_bit(pixels: Pixels) -> NDArray[np.uint8]:
     return (np.clip(pixels, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def _open(picture: Picture) -> tuple[Pixels, Callable[[Pixels], Any]]:
-    """The pixels of a picture, and the way back from pixels to the same kind of picture."""
+def _open(picture: Picture) -> Opened:
     if isinstance(picture, np.ndarray):
-        return _check_array(picture), lambda pixels: pixels
+        return Opened(_check_array(picture), None, lambda pixels: pixels)
     if isinstance(picture, Image.Image):
         taken = photo.from_pil(picture)
-        return taken.pixels, lambda px: photo.to_pil(dataclasses.replace(taken, pixels=px))
+        return Opened(
+            taken.pixels, taken.exif, lambda px: photo.to_pil(dataclasses.replace(taken, pixels=px))
+        )
     loaded = picture if isinstance(picture, photo.Photo) else photo.load(picture)
-    return loaded.pixels, lambda pixels: dataclasses.replace(loaded, pixels=pixels)
+    return Opened(loaded.pixels, loaded.exif, lambda px: dataclasses.replace(loaded, pixels=px))
 
 
 def _check_array(pixels: Pixels) -> Pixels:

@@ -6,8 +6,9 @@ from PIL import Image
 
 import argan
 from argan import bundle, optics, photo
+from argan.controls import auto_focus, blur_px, focus_disparity
 from argan.errors import BundleError, InputError, MissingFileError
-from argan.refocus import Refocuser, auto_focus, blur_px, focus_disparity, network_size
+from argan.refocus import Refocuser, network_size
 
 TINY = Path(__file__).parents[1] / "data" / "tiny.argan"  # brighter is nearer; range 0 to 0.5
 LUMA = np.array([0.2126, 0.7152, 0.0722])

@@ -14,7 +14,8 @@ from argan.backends import Backend
 from argan.bundle import Bundle
 from argan.errors import Error
 from argan.optics import blur_of_f_number
-from argan.refocus import Refocuser, auto_focus, network_size, render
+from argan.controls import auto_focus
+from argan.refocus import Refocuser, network_size, render
 from argan.scenes import Scene
 from argan.verify.result import Array, Check, Fault, Limits, Photo
 from argan.verify.subject import Subject
