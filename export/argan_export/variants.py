@@ -52,9 +52,14 @@ class Graph:
         return self.name == "disparity"
 
     def answers(self, inputs: Tensors) -> Tensors:
-        """What PyTorch makes of named inputs."""
-        with torch.no_grad():
-            results = self.network(*(torch.from_numpy(inputs[name]) for name in self.inputs))
+        """What PyTorch makes of named inputs; on one thread, for the last bits depend on it."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with torch.no_grad():
+                results = self.network(*(torch.from_numpy(inputs[name]) for name in self.inputs))
+        finally:
+            torch.set_num_threads(threads)
         results = results if isinstance(results, tuple) else (results,)
         return {name: y.numpy() for name, y in zip(self.outputs, results, strict=True)}
 

@@ -92,6 +92,19 @@ def test_exporting_twice_gives_the_same_bytes(run: Path, exported: Path, tmp_pat
     assert not onnx.load_from_string(onnx_of(bundle.read(exported))).graph.value_info
 
 
+def test_the_golden_answer_does_not_depend_on_the_number_of_threads() -> None:
+    run = Path(__file__).parents[2] / "weights" / "flowers-dr"
+    made = graph.depth_graph(run).graph([(256, 256)])
+    image, answers, threads = graph.golden_input(256, 256).numpy(), [], torch.get_num_threads()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            answers.append(made.answers({"image": image})["disparity"].tobytes())
+    finally:
+        torch.set_num_threads(threads)
+    assert answers[0] == answers[1]
+
+
 def test_the_card_says_what_it_learnt_from_and_how_well_it_does(run: Path, tmp_path: Path) -> None:
     scores = {"rel_rmse": 0.5, "spearman": 0.8}
     methods = {m: scores for m in ("model", "radial", "ramp", "radial+ramp")}
