@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import tracemalloc
 from pathlib import Path
 
 import cv2
@@ -13,13 +14,19 @@ from argan.errors import InputError, ShapeError
 DATA = Path(os.environ.get("ARGAN_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 
-def degraded(disparity: np.ndarray, seed: int) -> np.ndarray:
+def degraded(
+    disparity: np.ndarray,
+    seed: int,
+    shift: tuple[float, float] = (0.5, 0.5),
+    sigma: float = 1,
+) -> np.ndarray:
     """As a network would give it: 256 px wide, soft, half a px off, with smooth noise of 1 %."""
     height = round(disparity.shape[0] * 256 / disparity.shape[1])
     small = cv2.resize(disparity, (256, height), interpolation=cv2.INTER_AREA)
-    small = cv2.GaussianBlur(small, (0, 0), 1, borderType=cv2.BORDER_REPLICATE)
-    shift = np.array([[1, 0, 0.5], [0, 1, 0.5]])
-    small = cv2.warpAffine(small, shift, (256, height), borderMode=cv2.BORDER_REPLICATE)
+    if sigma:
+        small = cv2.GaussianBlur(small, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+    moved = np.array([[1, 0, shift[0]], [0, 1, shift[1]]], float)
+    small = cv2.warpAffine(small, moved, (256, height), borderMode=cv2.BORDER_REPLICATE)
     noise = np.random.default_rng(seed).standard_normal(small.shape).astype(np.float32)
     noise = cv2.GaussianBlur(noise, (0, 0), 8)
     return small + noise / noise.std() * 0.01 * float(np.ptp(disparity))
@@ -39,12 +46,25 @@ def leaf(height: int = 384, width: int = 512) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(photo, 0, 255).astype(np.uint8), np.where(inside, 0.8, 0.2).astype(np.float32)
 
 
-def test_outlines_follow_the_photo():
+@pytest.mark.parametrize("shift", [(0, 0), (0.5, 0.5), (-0.5, 0)])
+@pytest.mark.parametrize("sigma", [0, 1, 2])
+def test_outlines_follow_the_photo(shift, sigma):
+    """However soft the map is, and wherever it lies; none of 196,608 px was wrong."""
     photo, truth = leaf()
-    small = degraded(truth, seed=0)
-    near = upsample.edge_aware(small, photo) > 0.5
-    wrong = np.count_nonzero(near != (truth > 0.5))
-    assert wrong < 0.2 * np.count_nonzero((bilinear(small, photo) > 0.5) != (truth > 0.5))
+    near = upsample.edge_aware(degraded(truth, 0, shift, sigma), photo) > 0.5
+    assert np.count_nonzero(near != (truth > 0.5)) < 10
+
+
+def test_narrow_things_get_their_disparity_back():
+    """Rods as wide as 1 and 2 px of the map: 0.66 and 0.71 of 0.8 were measured; 0.44 and 0.52 by
+    bilinear enlargement."""
+    photo, truth = leaf()
+    for left, right in ((30, 32), (480, 484)):
+        photo[:, left:right] = (70, 150, 60)
+        truth[:, left:right] = 0.8
+    result = upsample.edge_aware(degraded(truth, seed=0), photo)[40:-40]
+    assert result[:, 30:32].mean() > 0.6 and result[:, 480:484].mean() > 0.66
+    assert result[:, 34:37].mean() < 0.27 and result[:, 486:489].mean() < 0.27
 
 
 def test_no_depths_are_invented_between_the_two_sides():
@@ -58,12 +78,12 @@ def test_no_depths_are_invented_between_the_two_sides():
 
 
 def test_where_nothing_is_outlined_the_map_is_only_enlarged():
-    """Texture in the photo is no outline of the disparity."""
+    """Texture in the photo is no outline of the disparity; 0.0015 of the range was measured."""
     photo, _ = leaf()
     y, x = np.mgrid[0:1:192j, 0:1:256j]
     ramp = (x + 0.3 * y).astype(np.float32)
     np.testing.assert_allclose(
-        upsample.edge_aware(ramp, photo), bilinear(ramp, photo), atol=0.02 * float(np.ptp(ramp))
+        upsample.edge_aware(ramp, photo), bilinear(ramp, photo), atol=0.004 * float(np.ptp(ramp))
     )
 
 
@@ -113,30 +133,62 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return float(10 * np.log10(255**2 / np.mean((a.astype(float) - b.astype(float)) ** 2)))
 
 
-def test_recovers_most_of_what_bilinear_enlargement_loses():
-    """On three oracle scenes that no parameter was chosen on, 43 % of 3.1 dB were measured; 56 %
-    over all twelve in benchmarks/lens_quality.py."""
-    scores: dict[str, list[float]] = {"true": [], "bilinear": [], "edge aware": []}
-    for name in ("flowers_14", "fruit_14", "toys_14"):
-        folder = DATA / "oracle-public" / name
-        if not folder.is_dir():
-            pytest.skip(f"no reference data at {folder}; set ARGAN_DATA")
-        scene = json.loads((folder / "scene.json").read_text())
-        lo, hi = scene["inv_depth_lo"], scene["inv_depth_hi"]
-        levels = cv2.imread(str(folder / "disp.png"), cv2.IMREAD_UNCHANGED).astype(np.float32)
-        photo = cv2.imread(str(folder / "aif.png"))[..., ::-1].copy()
-        truth = lo + levels / 65535 * (hi - lo)
-        small = degraded(truth, seed=14)
-        maps = {
-            "true": truth,
-            "bilinear": bilinear(small, photo),
-            "edge aware": upsample.edge_aware(small, photo),
-        }
+def test_threads_change_nothing():
+    photo, truth = leaf()
+    small = degraded(truth, seed=0)
+    before = cv2.getNumThreads()
+    try:
+        results = []
+        for threads in (1, 2):
+            cv2.setNumThreads(threads)
+            results.append(upsample.edge_aware(small, photo))
+    finally:
+        cv2.setNumThreads(before)
+    assert np.array_equal(*results)
+
+
+@pytest.mark.parametrize(("width", "map_width"), [(4000, 256), (256, 4000)])
+def test_memory_beside_the_result_does_not_grow(width, map_width):
+    """With the photo: 10 MiB were measured, for 12 and for 50 MP; one plane of 12 MP has 46. Nor
+    with a map larger than the photo."""
+    truth = cv2.resize(leaf()[1], (map_width, map_width * 3 // 4))
+    photo = np.zeros((width * 3 // 4, width, 3), np.uint8)
+    tracemalloc.start()
+    try:
+        result = upsample.edge_aware(truth, photo)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak - result.nbytes < 24 << 20
+
+
+@pytest.mark.parametrize(("kind", "least"), [("flowers", 0.75), ("fruit", 0.5), ("toys", 0.78)])
+def test_recovers_most_of_what_bilinear_enlargement_loses(kind, least):
+    """79, 55 and 83 % were measured; the limits let a change cost 5 points. Twelve scenes in
+    benchmarks/lens_quality.py."""
+    folder = DATA / "oracle-public" / f"{kind}_14"
+    if not folder.is_dir():
+        pytest.skip(f"no reference data at {folder}; set ARGAN_DATA")
+    scene = json.loads((folder / "scene.json").read_text())
+    lo, hi = scene["inv_depth_lo"], scene["inv_depth_hi"]
+    levels = cv2.imread(str(folder / "disp.png"), cv2.IMREAD_UNCHANGED).astype(np.float32)
+    photo = cv2.imread(str(folder / "aif.png"))[..., ::-1].copy()
+    truth = lo + levels / 65535 * (hi - lo)
+    small = degraded(truth, seed=14)
+
+    def score(disparity: np.ndarray) -> float:
+        """Mean PSNR of three lenses."""
+        found = []
         for row in scene["lens"]:
-            picture = cv2.imread(str(folder / row["file"]))[..., ::-1]
-            focus, blur = 1 / row["focus_distance"], row["aperture_radius"] * scene["f_px"]
-            for key, disparity in maps.items():
-                result = lens.render(photo, disparity, focus=focus, blur=blur)
-                scores[key].append(psnr(result, picture))
-    true, plain, ours = (np.mean(scores[key]) for key in ("true", "bilinear", "edge aware"))
-    assert ours - plain >= 0.4 * (true - plain)
+            if row["file"] in ("lens_subject_1.png", "lens_subject_2.png", "lens_background_1.png"):
+                picture = cv2.imread(str(folder / row["file"]))[..., ::-1]
+                focus, blur = 1 / row["focus_distance"], row["aperture_radius"] * scene["f_px"]
+                found.append(psnr(lens.render(photo, disparity, focus=focus, blur=blur), picture))
+        assert len(found) == 3
+        return float(np.mean(found))
+
+    true, plain, ours = map(
+        score, (truth, bilinear(small, photo), upsample.edge_aware(small, photo))
+    )
+    assert ours - plain >= least * (true - plain)
+    assert true - ours <= 2
