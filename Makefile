@@ -19,7 +19,7 @@ demo: .venv-demo/done
 .venv/done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
-	$(BIN)/pip install -q -c constraints.txt -e ".[train,metrics,export,heif,dev]"
+	$(BIN)/pip install -q -c constraints.txt -e ".[train,metrics,export,heif,serve,dev]"
 	touch $@
 
 test: .venv/done
@@ -43,6 +43,8 @@ bench: .venv/done
 	$(BIN)/python benchmarks/lens_quality.py --data $(DATA)/oracle-public
 	$(BIN)/python benchmarks/lens_speed.py
 	$(BIN)/python benchmarks/networks.py
+	$(BIN)/python benchmarks/layered.py --data $(DATA)/oracle-public
+	$(BIN)/python benchmarks/serve_load.py
 	$(BIN)/python benchmarks/train.py --json out/train.json
 
 # Those of docs/optics.md and docs/gallery.md.

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from lens_quality import (
     CHOSEN_ON,
+    FAULTS,
     Case,
     degraded,
     eight_bit,
@@ -40,6 +41,7 @@ from argan_export.to_onnx import to_onnx
 from argan_export.to_tflite import to_tflite
 
 RUNS = 5
+AS_A_NETWORK = FAULTS["as a network"]
 
 
 def planes(picture: np.ndarray) -> torch.Tensor:
@@ -56,7 +58,7 @@ def layered(case: Case) -> np.ndarray:
 def layered_degraded(case: Case) -> np.ndarray:
     """`EdgeAware` takes disparity of about 0..1, as `RefocusGraph` normalises it."""
     lowest, extent = float(case.scene.disparity.min()), float(np.ptp(case.scene.disparity))
-    small = degraded(case.scene.disparity, int(case.scene.name.rpartition("_")[2]))
+    small = degraded(case.scene.disparity, int(case.scene.name.rpartition("_")[2]), *AS_A_NETWORK)
     photo = planes(case.scene.photo / np.float32(255))
     seen = torch.nn.functional.interpolate(photo, size=small.shape, mode="area")
     small_planes = planes(((small - lowest) / extent)[..., None])
@@ -75,7 +77,7 @@ QUALITY: dict[str, Callable[[Case], np.ndarray]] = {
     "lens, final": ours,
     "lens, preview": lambda case: ours(case, quality="preview"),
     "layered": layered,
-    "lens, degraded disparity": from_degraded(upsample.edge_aware),
+    "lens, degraded disparity": from_degraded(upsample.edge_aware, *AS_A_NETWORK),
     "layered, degraded disparity": layered_degraded,
 }
 

@@ -1,44 +1,106 @@
-"""`argan.lens.render` with photo and disparity in memory: CPU seconds, wall seconds, peak memory.
-
-By size of the photo and by radius, beside the light field in PyTorch.
+"""The lens: CPU seconds, wall seconds and peak memory, beside the light field in PyTorch.
 
     python benchmarks/lens_speed.py [--megapixels 1 4 12 50] [--threads 2] [--out out]
 
-Every figure is of a process of its own (the scene of `render.py`, one warm-up on a corner of it,
-then the least of three runs); the peak is the whole process's, and "scene" is what it holds before
-anything is rendered. At 50 MP the light field is left out. CPU seconds are the
-figure to trust on a busy machine. Writes lens_speed.json and two plots.
+Three tables, of one seeded scene (a floor, a subject and something in front; radii up to 1.5 % of
+the width). Photo and disparity in memory, by size: one warm-up on a corner, then the least of three
+runs. The same by radius, at 12 MP. And whole processes, from start-up to the written JPEG, with the
+disparity read from .npy; the PyTorch program is the published renderer written plainly (5x5 views
+by grid_sample, one map, the mean taken on the way, in sRGB), and left out at 50 MP.
+
+Every figure is of a process of its own and the peak is the whole process's; "scene" is what it
+holds before anything is rendered. CPU seconds are the figure to trust on a busy machine. Writes
+lens_speed.json and lens_speed.png.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import cv2
 import numpy as np
-import render as whole_process
 
-METHODS = ("scene", "final", "preview", "PyTorch light field 5x5")
-RADII = (2, 5, 10, 20, 40, 80, 160)  # px, at 12 MP
+from argan.chart import Bar, bars
+
 RUNS = 3
+FOCUS = 0.6  # disparity of the subject
+RADIUS = 0.015  # of the photo's width, at the disparity farthest from the focus
+RADII = (2, 5, 10, 20, 40, 80, 160)  # px, at 12 MP
+PYTORCH = "PyTorch light field 5x5"
+METHODS = ("scene", "final", "preview", "light field 5x5", PYTORCH)
+MAX_MEMORY = 600  # MiB, for 50 MP
 
 
-def light_field(photo: np.ndarray, disparity: np.ndarray, blur: float) -> np.ndarray:
-    """As published, one view at a time, with the mean taken on the way."""
+@dataclass(frozen=True)
+class Cost:
+    cpu_s: float
+    wall_s: float
+    peak_mib: float
+
+
+# ---- the scene
+
+
+def width_of(megapixels: float) -> int:
+    return round((megapixels * 1e6 * 4 / 3) ** 0.5)
+
+
+def scene(megapixels: float) -> tuple[np.ndarray, np.ndarray]:
+    """A 4:3 photo with detail of every size, and its disparity."""
+    width = width_of(megapixels)
+    height = width * 3 // 4
+    rng = np.random.default_rng(0)
+    photo = np.zeros((height, width, 3), np.float32)
+    for cell in (1, 4, 16, 64, 256):
+        small = rng.random((-(-height // cell), -(-width // cell), 3), dtype=np.float32)
+        photo += cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC) / 5
+    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j].astype(np.float32)
+    disparity = 0.25 * y
+    subject = ((x - 0.5) / 0.18) ** 2 + ((y - 0.5) / 0.35) ** 2 < 1
+    disparity[subject] = FOCUS + 0.05 * np.sin(60 * x[subject])
+    disparity[((x - 0.15) / 0.08) ** 2 + ((y - 0.75) / 0.15) ** 2 < 1] = 1.0
+    return np.clip(photo * 255, 0, 255).astype(np.uint8), disparity
+
+
+def write_scene(folder: str, megapixels: str) -> None:
+    photo, disparity = scene(float(megapixels))
+    cv2.imwrite(f"{folder}/in.jpg", photo, [cv2.IMWRITE_JPEG_QUALITY, 92])
+    np.save(f"{folder}/disparity.npy", disparity)
+
+
+@contextmanager
+def scene_of(megapixels: float) -> Iterator[str]:
+    """A folder with photo and disparity, made by another process: its peak is not ours, which
+    would count for the processes that we start."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, __file__, "--scene", folder, str(megapixels)]
+        subprocess.run(command, check=True)
+        yield folder
+
+
+# ---- the renderers: photo uint8, disparity, K, threads -> picture
+
+
+def pytorch(photo: np.ndarray, disparity: np.ndarray, blur: float, threads: int) -> np.ndarray:
     import torch
     from torch.nn.functional import grid_sample
 
+    torch.set_num_threads(threads)
     image = torch.from_numpy(photo).permute(2, 0, 1)[None].float().div_(255)
-    shift = blur * (torch.from_numpy(disparity) - whole_process.FOCUS)
+    shift = blur * (torch.from_numpy(disparity) - FOCUS)
     height, width = shift.shape
     x, y = torch.linspace(-1, 1, width), torch.linspace(-1, 1, height)[:, None]
     mean = torch.zeros_like(image)
@@ -52,74 +114,118 @@ def light_field(photo: np.ndarray, disparity: np.ndarray, blur: float) -> np.nda
         return np.asarray(mean[0].mul_(255).round_().byte().permute(1, 2, 0).numpy())
 
 
-def child(method: str, folder: str, radius: float, threads: int) -> None:
+def renderer(method: str) -> Callable[[np.ndarray, np.ndarray, float, int], np.ndarray]:
+    if method == PYTORCH:
+        return pytorch
+    from argan import lens
+    from argan.optics import PUBLISHED
+
+    def light_field(
+        photo: np.ndarray, disparity: np.ndarray, blur: float, threads: int
+    ) -> np.ndarray:
+        image, shift = photo / np.float32(255), np.float32(blur) * (disparity - np.float32(FOCUS))
+        return lens.light_field(image, shift, PUBLISHED, threads)
+
+    def render(photo: np.ndarray, disparity: np.ndarray, blur: float, threads: int) -> np.ndarray:
+        return lens.render(
+            photo, disparity, focus=FOCUS, blur=blur, quality=method, threads=threads
+        )
+
+    return light_field if method == "light field 5x5" else render
+
+
+# ---- measuring
+
+
+def child(method: str, folder: str, radius: float, threads: int) -> Cost:
+    """This process is the one that is measured."""
     photo, disparity = cv2.imread(f"{folder}/in.jpg"), np.load(f"{folder}/disparity.npy")
     costs = [(0.0, 0.0)]
     if method != "scene":
-        if method in ("final", "preview"):
-            from argan import lens
-
-            def once(photo: np.ndarray, disparity: np.ndarray, blur: float) -> None:
-                lens.render(
-                    photo, disparity, focus=whole_process.FOCUS, blur=blur, quality=method,
-                    threads=threads,
-                )  # fmt: skip
-        else:
-            import torch
-
-            torch.set_num_threads(threads)
-            once = light_field
-        once(photo[:300, :400].copy(), disparity[:300, :400].copy(), 10)
+        run = renderer(method)
+        run(photo[:300, :400].copy(), disparity[:300, :400].copy(), 10, threads)
         costs = []
         for _ in range(RUNS):
             cpu, wall = time.process_time(), time.perf_counter()
-            once(photo, disparity, radius / whole_process.FOCUS)
+            run(photo, disparity, radius / FOCUS, threads)
             costs.append((time.process_time() - cpu, time.perf_counter() - wall))
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    cpu, wall = min(costs)
-    print(json.dumps({"cpu_s": cpu, "wall_s": wall, "peak_mib": peak}))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return Cost(min(cpu for cpu, _ in costs), min(wall for _, wall in costs), mib(peak))
 
 
-@contextmanager
-def scene_of(megapixels: float) -> Iterator[str]:
-    """A folder with photo and disparity, made by another process: its peak is not ours."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, whole_process.__file__, "--scene", folder, str(megapixels)]
-        subprocess.run(command, check=True)
-        yield folder
-
-
-def measure(method: str, folder: str, radius: float, threads: int) -> dict[str, float]:
+def in_memory(method: str, folder: str, radius: float, threads: int) -> Cost:
     command = [sys.executable, __file__, "--child", method, folder, str(radius)]
     done = subprocess.run(
         [*command, "--threads", str(threads)], check=True, capture_output=True, text=True
     )
-    return json.loads(done.stdout.splitlines()[-1])
+    return Cost(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def plot(path: Path, title: str, lines: dict[str, list[tuple[float, float]]]) -> None:
-    """x and y on scales of powers of two, labelled at each point."""
-    size, margin = (720, 480), 70
-    picture = np.full((size[1], size[0], 3), 255, np.uint8)
-    points = np.log2([point for line in lines.values() for point in line])
-    low, span = points.min(0), np.maximum(np.ptp(points, axis=0), 1e-6)
-    colours = ((200, 80, 0), (0, 140, 0), (0, 0, 200))
-    for (name, line), colour in zip(lines.items(), colours, strict=False):
-        at = (np.log2(line) - low) / span * (np.array(size) - 2 * margin) + margin
-        corners = [(round(x), round(size[1] - y)) for x, y in at]
-        for a, b in zip(corners, corners[1:], strict=False):
-            cv2.line(picture, a, b, colour, 2, cv2.LINE_AA)
-        for (x, y), (value, seconds) in zip(corners, line, strict=True):
-            cv2.circle(picture, (x, y), 4, colour, -1, cv2.LINE_AA)
-            text(picture, f"{value:g}: {seconds:.2g} s", (x - 30, y - 10), colour)
-        text(picture, name, (margin, 50 + 18 * list(lines).index(name)), colour)
-    text(picture, title, (margin, 25), (0, 0, 0))
-    cv2.imwrite(str(path), picture)
+def whole(command: list[str]) -> Cost:
+    """A process from its start to its end: least seconds of RUNS, largest peak."""
+    costs = []
+    for _ in range(RUNS):
+        start = time.perf_counter()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode != 0:
+            raise SystemExit(f"{' '.join(command)} failed with exit code {process.returncode}")
+        costs.append(Cost(usage.ru_utime + usage.ru_stime, wall, mib(usage.ru_maxrss)))
+    return Cost(
+        min(cost.cpu_s for cost in costs),
+        min(cost.wall_s for cost in costs),
+        max(cost.peak_mib for cost in costs),
+    )
 
 
-def text(picture: np.ndarray, words: str, at: tuple[int, int], colour: tuple[int, ...]) -> None:
-    cv2.putText(picture, words, at, cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, 1, cv2.LINE_AA)
+def mib(peak: int) -> float:
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # ru_maxrss in bytes or KiB
+
+
+def processes(megapixels: float, folder: str, threads: int) -> dict[str, Cost]:
+    """Whole processes, which read and write files."""
+    photo, disparity, out = (f"{folder}/{name}" for name in ("in.jpg", "disparity.npy", "out.jpg"))
+    blur = str(RADIUS * width_of(megapixels) / FOCUS)  # the background's disparity reaches 0
+    argan = [sys.executable, "-m", "argan", "render", photo, "--disparity", disparity]
+    argan += ["--focus-disparity", str(FOCUS), "--blur", blur, "-o", out, "--force"]
+    argan += ["--threads", str(threads)]
+    if megapixels >= 50:
+        limited = f"argan render --max-memory {MAX_MEMORY}"
+        return {limited: whole([*argan, "--max-memory", str(MAX_MEMORY)])}
+    reference = [sys.executable, __file__, "--reference", photo, disparity, blur, out]
+    return {
+        "argan render": whole(argan),
+        "argan render, preview": whole([*argan, "--quality", "preview"]),
+        PYTORCH: whole([*reference, "--threads", str(threads)]),
+    }
+
+
+def reference(photo: str, disparity: str, blur: str, out: str, threads: int) -> None:
+    from PIL import Image
+
+    with Image.open(photo) as file:
+        pixels = np.array(file)
+    result = pytorch(pixels, np.load(disparity), float(blur), threads)
+    Image.fromarray(result).save(out, quality=95, subsampling=0)
+
+
+def row(*cells: object) -> None:
+    print("| " + " | ".join(str(cell) for cell in cells) + " |", flush=True)
+
+
+def heading(*cells: str) -> None:
+    print()
+    row(*cells)
+    print("|" + "---|" * len(cells))
+
+
+def figures(cost: Cost, beside: Cost | None) -> list[str]:
+    said = [f"{cost.cpu_s:.3f}", f"{cost.wall_s:.3f}", f"{cost.peak_mib:.0f}"]
+    if beside is None or not cost.cpu_s:
+        return [*said, "", ""]
+    return [*said, f"{beside.cpu_s / cost.cpu_s:.1f}", f"{cost.peak_mib / beside.peak_mib:.2f}"]
 
 
 def main() -> int:
@@ -127,46 +233,62 @@ def main() -> int:
     parser.add_argument("--megapixels", type=float, nargs="+", default=[1, 4, 12, 50])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("out"))
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    for hidden, count in (("--scene", 2), ("--child", 3), ("--reference", 4)):
+        parser.add_argument(hidden, nargs=count, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.scene:
+        write_scene(*options.scene)
+        return 0
     if options.child:
         method, folder, radius = options.child
-        child(method, folder, float(radius), options.threads)
+        print(json.dumps(asdict(child(method, folder, float(radius), options.threads))))
+        return 0
+    if options.reference:
+        reference(*options.reference, options.threads)
         return 0
     options.out.mkdir(parents=True, exist_ok=True)
-    record: dict[str, dict[str, dict[str, float]]] = {"size": {}, "radius": {}}
-    print("| MP | renderer | CPU s | wall s | peak MiB |\n|" + "---|" * 5)
+    record: dict[str, dict[str, dict[str, Cost]]] = {"in memory": {}, "by radius": {}, "whole": {}}
+    columns = ("CPU s", "wall s", "peak MiB", "times faster than PyTorch", "of its memory")
+    heading("MP, in memory", "renderer", *columns)
     for megapixels in options.megapixels:
-        radius = whole_process.RADIUS * whole_process.width_of(megapixels)
+        methods = METHODS if megapixels < 50 else METHODS[:3]
+        radius = RADIUS * width_of(megapixels)
         with scene_of(megapixels) as folder:
-            for method in METHODS:
-                if method in METHODS[:3] or megapixels < 50:
-                    cost = measure(method, folder, radius, options.threads)
-                    record["size"][f"{megapixels:g} MP, {method}"] = cost
-                    print(
-                        f"| {megapixels:g} | {method} | {cost['cpu_s']:.2f} |"
-                        f" {cost['wall_s']:.2f} | {cost['peak_mib']:.0f} |",
-                        flush=True,
-                    )
-    print("\n| radius px, 12 MP | renderer | CPU s |\n|---|---|---|")
+            costs = {m: in_memory(m, folder, radius, options.threads) for m in methods}
+            record["in memory"][f"{megapixels:g} MP"] = costs
+            for method, cost in costs.items():
+                row(f"{megapixels:g}", method, *figures(cost, costs.get(PYTORCH)))
+    heading("MP, whole process", "program", *columns)
+    for megapixels in options.megapixels:
+        if megapixels >= 12:
+            with scene_of(megapixels) as folder:
+                costs = processes(megapixels, folder, options.threads)
+            record["whole"][f"{megapixels:g} MP"] = costs
+            for program, cost in costs.items():
+                row(f"{megapixels:g}", program, *figures(cost, costs.get(PYTORCH)))
+    heading("radius px, 12 MP", "renderer", "CPU s")
     with scene_of(12) as folder:
         for radius in RADII:
-            for method in METHODS[1:3]:
-                cost = measure(method, folder, radius, options.threads)
-                record["radius"][f"{radius} px, {method}"] = cost
-                print(f"| {radius} | {method} | {cost['cpu_s']:.2f} |", flush=True)
-    (options.out / "lens_speed.json").write_text(json.dumps(record, indent=1) + "\n")
-    for group, unit in (("size", " MP"), ("radius", " px")):
-        lines = {
-            method: [
-                (float(key.partition(unit)[0]), cost["cpu_s"])
-                for key, cost in record[group].items()
-                if key.endswith(method) and cost["cpu_s"] > 0
-            ]
-            for method in METHODS[1:]
+            costs = {m: in_memory(m, folder, radius, options.threads) for m in METHODS[1:3]}
+            record["by radius"][f"{radius} px"] = costs
+            for method, cost in costs.items():
+                row(radius, method, f"{cost.cpu_s:.2f}")
+    facts = {"machine": platform.machine(), "cores": os.cpu_count(), "torch": version("torch")}
+    plain = {
+        group: {
+            key: {name: asdict(cost) for name, cost in costs.items()} for key, costs in of.items()
         }
-        lines = {method: line for method, line in lines.items() if line}
-        plot(options.out / f"lens_speed_{group}.png", f"CPU s by {group} ({unit.strip()})", lines)
+        for group, of in record.items()
+    }
+    (options.out / "lens_speed.json").write_text(json.dumps(facts | plain, indent=1) + "\n")
+    panels = {
+        f"CPU seconds, {group}": {
+            key: [Bar(name, cost.cpu_s) for name, cost in costs.items() if cost.cpu_s]
+            for key, costs in of.items()
+        }
+        for group, of in record.items()
+    }
+    (options.out / "lens_speed.png").write_bytes(bars(panels))
     return 0
 
 

@@ -14,13 +14,9 @@ Same machine kind, same pictures: nothing here is random without a seed.
 from __future__ import annotations
 
 import argparse
-import base64
-import io
 import math
 import os
-import re
 import shlex
-import struct
 from collections.abc import Iterator
 from contextlib import chdir
 from itertools import chain
@@ -29,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from argan import photo, refocus, upsample
+from argan import embedded, heif, photo, refocus, upsample
 from argan.camera import load_depth
 from argan.cli import main as argan
 from argan.metrics import psnr
@@ -356,47 +352,21 @@ def crops(
 
 def write_pug(source: Path) -> None:
     """An iPhone's photo at half size, and its disparity in 1/m as metres at that size."""
-    import pi_heif
-
-    pi_heif.options.DEPTH_IMAGES = True
-    heif = pi_heif.open_heif(source)
-    picture = heif.to_pillow()
-    tags = picture.getexif().get_ifd(0x8769)
-    pixels = np.asarray(picture.convert("RGB").reduce(2))
-    stored = heif.info["depth_images"][0]
-    lo, hi = (stored.info["metadata"][end] for end in ("d_min", "d_max"))
-    disparity = lo + np.asarray(stored.to_pillow(), np.float32) / np.float32(255) * (hi - lo)
+    taken, found = heif.load(source), embedded.read(source)
+    pixels = np.asarray(Image.fromarray(taken.pixels).reduce(2))
+    exif = Image.Exif()
+    exif.load(taken.exif)
+    tags = exif.get_ifd(0x8769)
     write_photo("pug.png", pixels, {tag: tags[tag] for tag in (0x920A, 0xA405)})
-    np.save("pug.npy", 1 / upsample.edge_aware(disparity, pixels))
+    np.save("pug.npy", 1 / upsample.edge_aware(found.filled(), pixels))
 
 
 def write_table(source: Path) -> None:
-    """An Android phone's sharp photo and depth, from the XMP block of its Lens Blur picture: GDepth
-    of the kind RangeInverse, white is far."""
-    data = source.read_bytes()
-    block = extended_xmp(data)
-    embedded = {
-        name: Image.open(io.BytesIO(base64.b64decode(match.group(1))))
-        for name in ("GImage", "GDepth")
-        if (match := re.search(rb'%s:Data="([^"]+)"' % name.encode(), block))
-    }
-    pixels = np.asarray(embedded["GImage"].convert("RGB"))
-    far = np.asarray(embedded["GDepth"].convert("L"), np.float32) / 255
+    """An Android phone's sharp photo and depth, from its Lens Blur picture."""
+    found = embedded.read(source)
+    pixels = found.original.pixels
     write_photo("table.png", pixels, {})
-    photo.save_disparity("table_disparity.png", upsample.edge_aware(1 - far, pixels))
-
-
-def extended_xmp(data: bytes) -> bytes:
-    """The parts of a JPEG's extended XMP, put together (XMP specification, part 3, 1.1.3.1)."""
-    name, parts, at = b"http://ns.adobe.com/xmp/extension/\0", {}, 2
-    while data[at + 1] != 0xDA:
-        length = struct.unpack(">H", data[at + 2 : at + 4])[0]
-        segment = data[at + 4 : at + 2 + length]
-        if data[at + 1] == 0xE1 and segment.startswith(name):
-            head = len(name) + 32  # a checksum; then the whole length, and the offset of this part
-            parts[struct.unpack(">I", segment[head + 4 : head + 8])[0]] = segment[head + 8 :]
-        at += 2 + length
-    return b"".join(parts[offset] for offset in sorted(parts))
+    photo.save_disparity("table_disparity.png", upsample.edge_aware(found.filled(), pixels))
 
 
 def main() -> None:

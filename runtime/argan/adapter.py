@@ -34,7 +34,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -115,6 +114,8 @@ class Adapted:
         disparity = self.adapter.disparity(plane)
         if disparity.shape == size:
             return {"disparity": disparity[None, None]}
+        import cv2  # slow to import
+
         resized = cv2.resize(disparity, size[::-1], interpolation=cv2.INTER_LINEAR)
         return {"disparity": np.asarray(resized)[None, None]}
 

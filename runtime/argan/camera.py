@@ -23,7 +23,8 @@ FOCAL_LENGTH_35MM = 0xA405  # mm, of the same angle of view across 36 x 24 mm
 PIXEL_X, PIXEL_Y = 0xA002, 0xA003  # size of the photo when these were written
 FOCAL_PLANE_X, FOCAL_PLANE_UNIT = 0xA20E, 0xA210  # sensor pixels per unit
 UNIT_MM = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}  # inch if not given; 4 and 5 are in use, not in EXIF
-FULL_FRAME_DIAGONAL_MM = math.hypot(36, 24)
+FULL_FRAME_MM = 36.0  # the longer side
+FULL_FRAME_DIAGONAL_MM = math.hypot(FULL_FRAME_MM, 24)
 
 # What no camera has is a slip of the writer and counts as not there.
 FOCAL_MM = (0.5, 3000.0)
@@ -69,9 +70,13 @@ def find_camera(
     shape: tuple[int, ...],
     focal_length: float | None = None,
     sensor_width: float | None = None,
+    full_frame: bool = False,
 ) -> tuple[Camera, str]:
     """The camera of a photo of `shape` [H, W, ...] and a word on where each fact is from: what is
-    given in mm (the sensor by its longer side), else EXIF. InputError for what is in neither."""
+    given in mm (the sensor by its longer side), else EXIF. InputError for what is in neither.
+
+    full_frame   where nothing is given, the lens that shows the same on a sensor 36 mm wide
+    """
     lens = read_lens(exif, shape[0], shape[1])
     focal, sensor = focal_length or lens.focal_mm, sensor_width or lens.sensor_mm
     lacks = []
@@ -82,6 +87,9 @@ def find_camera(
     if focal is None or sensor is None:
         facts, options = (" and ".join(words) for words in zip(*lacks, strict=True))
         raise InputError(f"the photo does not say {facts}: give {options}")
+    if full_frame and not (focal_length or sensor_width):
+        focal *= FULL_FRAME_MM / sensor
+        return Camera(focal, FULL_FRAME_MM), f"lens {focal:.3g} mm, full frame (EXIF's view)"
     said = [
         f"{name} {value:.4g} mm ({'given' if given else 'EXIF'})"
         for name, value, given in (("lens", focal, focal_length), ("sensor", sensor, sensor_width))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import sys
@@ -17,13 +18,24 @@ from rich.progress import MofNCompleteColumn, Progress
 from typer.core import TyperCommand
 
 import argan
-from argan import native, photo
+from argan import depth_files, native, photo
 from argan.adapter import read_model
 from argan.controls import Controls, Focus
 from argan.errors import Error, InputError, MissingExtraError
 from argan.files import check_writable, write_atomic
 from argan.optics import Pupil
-from argan.refocus import Look, Quality, expose, find_model, load
+from argan.refocus import (
+    Look,
+    Quality,
+    Refocuser,
+    Source,
+    embedded_disparity,
+    expose,
+    expose_embedded,
+    find_embedded,
+    find_model,
+    load,
+)
 
 # Headings of the help.
 OUTPUT, FOCUS, BLUR = "Output", "Focus", "Blur (one of them)"
@@ -31,7 +43,7 @@ MAP, DISCS, RUN = "Map (one of them)", "Discs", "Run"
 CAMERA = "Camera, where depth is in metres (EXIF's if not given)"
 
 Photos = Annotated[
-    list[Path], typer.Argument(metavar="IN", help="JPEG, PNG or WebP.", show_default=False)
+    list[Path], typer.Argument(metavar="IN", help="JPEG, PNG, WebP or HEIC.", show_default=False)
 ]
 Out = Annotated[
     str | None,
@@ -61,6 +73,13 @@ Precision = Annotated[
 Threads = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="All cores if not given.", rich_help_panel=RUN),
+]
+MaxMemory = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="MB", help="For the whole process: a large photo is done in strips.",
+        rich_help_panel=RUN,
+    ),
 ]
 Force = Annotated[
     bool,
@@ -115,6 +134,15 @@ Strength = Annotated[
     float | None,
     typer.Option(metavar="PERCENT", help="The same in percent of the width.", rich_help_panel=BLUR),
 ]
+DepthSource = Annotated[
+    Source,
+    typer.Option(
+        "--source",
+        help="Whose depth: embedded is the photo's own, from its phone; auto takes it where there"
+        " is one and no --model is named.",
+        rich_help_panel=RUN,
+    ),
+]
 BlurK = Annotated[
     float | None,
     typer.Option(metavar="K", help="px of radius per unit of disparity.", rich_help_panel=BLUR),
@@ -152,6 +180,12 @@ RenderQuality = Annotated[
     Quality, typer.Option("--quality", help="preview is faster.", rich_help_panel=RUN)
 ]
 
+Kind = Literal["photo", "map", "jpeg"]  # of an output
+CHECKS = {
+    "photo": photo.check_photo_suffix,
+    "map": depth_files.check_suffix,
+    "jpeg": depth_files.check_jpeg_suffix,
+}
 WIDTH = 140  # columns of a table that goes to a file
 
 app = typer.Typer(
@@ -254,16 +288,19 @@ def refocus(
     rim: Rim = 0.0,
     highlights: Highlights = 1.0,
     quality: RenderQuality = "final",
+    source: DepthSource = "auto",
     model: Model = None,
     backend: Backend = None,
     precision: Precision = None,
     threads: Threads = None,
+    max_memory: MaxMemory = None,
 ) -> int:
     """Give photos a shallow depth of field.
 
     Writes PHOTO_bokeh.jpg beside PHOTO.jpg. An f-number is a convention where the model's depth is
     not in metres: at f/1.8 one unit of disparity (about nearest to farthest) blurs to a radius of
-    2 % of the photo's width. docs/optics.md explains every option with pictures.
+    2 % of the photo's width. docs/optics.md explains every option with pictures. A portrait that
+    carries the depth of its phone is blurred by that (docs/phone-depth.md).
 
     \b
     Examples:
@@ -277,48 +314,93 @@ def refocus(
         sensor_width, tilt, tilt_toward, parse_keep(keep),
     )  # fmt: skip
     pupil = Pupil(blades, math.radians(rotation), roundness, cat_eye, rim)
-    refocuser = load(model, backend=backend, precision=precision, threads=threads)
+    look = Look(pupil, highlights, quality, max_memory)
+    named = any((model, backend, precision))
+    refocuser = _lazily(source, named, model, backend, precision, threads)
 
-    def one(source: Path, target: Path) -> str:
-        result = refocuser.expose(source, controls, Look(pupil, highlights, quality))
-        result.image.save(target)
-        return result.setting.words
+    def one(path: Path, target: Path) -> str:
+        own, words = find_embedded(path, source, named=named)
+        if own is not None:
+            result = expose_embedded(path, own, controls, look, threads=threads)
+        else:
+            result = refocuser().expose(path, controls, look)
+        picture, setting = result.image, result.setting
+        del result  # its map: saving takes as much again
+        picture.save(target)
+        return f"{setting.words}; depth {words}"
 
     return _run(one, photos, output, "bokeh", force=force)
 
 
-@app.command()
+def _lazily(
+    source: Source, named: bool, model: str | None, backend: str | None, precision: str | None,
+    threads: int | None,
+) -> Callable[[], Refocuser]:
+    """The model, loaded once: now if it is sure to be used, else when it is."""
+    get = functools.cache(
+        lambda: load(model, backend=backend, precision=precision, threads=threads)
+    )
+    if source == "model" or named:
+        get()
+    return get
+
+
+@app.command(cls=Grouped)
 def depth(
     photos: Photos,
     output: Out = None,
     colormap: Annotated[
-        photo.ColorMap | None, typer.Option(help="Colours to look at, in place of 16-bit values.")
+        photo.ColorMap | None,
+        typer.Option(
+            help="Colours to look at, in place of 16-bit values.", rich_help_panel=OUTPUT
+        ),
     ] = None,
+    embed: Annotated[
+        bool,
+        typer.Option(
+            "--embed", help="Write the photo, a JPEG, with its depth inside (GDepth).",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
+    force: Force = False,
+    source: DepthSource = "auto",
     model: Model = None,
     backend: Backend = None,
     precision: Precision = None,
     threads: Threads = None,
-    force: Force = False,
 ) -> int:
     """Write the disparity of photos; larger = nearer.
 
-    Writes PHOTO_depth.png beside PHOTO.jpg: 16-bit grey, d = lo + v/65535 (hi - lo), lo and hi in
-    its text chunks. OUT.npy is float32 [H, W].
+    Writes PHOTO_depth.png beside PHOTO.jpg: 16-bit grey, d = lo + v/65535 (hi - lo), lo, hi and
+    units in its text chunks. OUT.npy is float32 [H, W], OUT.exr one float32 channel. Units are 1/m
+    where the depth is in metres, else relative.
 
     \b
     Examples:
       argan depth photo.jpg
-      argan depth photo.jpg -o photo.npy
+      argan depth portrait.heic --source embedded -o portrait.exr
       argan depth *.jpg --colormap inferno -o out/
+      argan depth photo.jpg --embed -o with_depth.jpg
     """
-    refocuser = load(model, backend=backend, precision=precision, threads=threads)
+    if embed and colormap:
+        raise InputError("--embed writes a photo: give no --colormap with it")
+    named = any((model, backend, precision))
+    refocuser = _lazily(source, named, model, backend, precision, threads)
 
-    def one(source: Path, target: Path) -> str:
-        disparity = refocuser.depth(source)
-        photo.save_disparity(target, disparity, colormap)
-        return f"disparity {disparity.min():.4g} to {disparity.max():.4g}"
+    def one(path: Path, target: Path) -> str:
+        own, words = find_embedded(path, source, named=named)
+        if own is not None:
+            disparity, metric = embedded_disparity(path, own)[1], own.metric
+        else:
+            disparity, metric = refocuser().depth(path), False
+        if embed:
+            depth_files.save_in_photo(target, path, disparity, metric=metric)
+        else:
+            depth_files.save(target, disparity, metric=metric, colormap=colormap)
+        unit = " 1/m" if metric else ""
+        return f"disparity {disparity.min():.4g} to {disparity.max():.4g}{unit}; depth {words}"
 
-    return _run(one, photos, output, "depth", force=force, maps=True)
+    return _run(one, photos, output, "depth", force=force, kind="jpeg" if embed else "map")
 
 
 @app.command("render", cls=Grouped)
@@ -370,6 +452,7 @@ def render_command(
     highlights: Highlights = 1.0,
     quality: RenderQuality = "final",
     threads: Threads = None,
+    max_memory: MaxMemory = None,
 ) -> int:
     """Blur a photo by a map of your own: the lens alone, no network.
 
@@ -387,16 +470,18 @@ def render_command(
         sensor_width, tilt, tilt_toward, parse_keep(keep),
     )  # fmt: skip
     pupil = Pupil(blades, math.radians(rotation), roundness, cat_eye, rim)
+    look = Look(pupil, highlights, quality, max_memory)
     if (disparity is None) == (depth is None):
         raise InputError("give one map, --disparity FILE or --depth FILE")
 
     def one(source: Path, target: Path) -> str:
         result = expose(
-            source, controls, Look(pupil, highlights, quality), disparity=disparity, depth=depth,
-            threads=threads,
-        )  # fmt: skip
-        result.image.save(target)
-        return result.setting.words
+            source, controls, look, disparity=disparity, depth=depth, threads=threads
+        )
+        picture, setting = result.image, result.setting
+        del result  # its map: saving takes as much again
+        picture.save(target)
+        return setting.words
 
     reads = tuple(path for path in (disparity, depth) if path)
     return _run(one, [image], output, "bokeh", force=force, reads=reads)
@@ -670,11 +755,11 @@ def _run(
     tail: str,
     *,
     force: bool,
-    maps: bool = False,
+    kind: Kind = "photo",
     reads: tuple[Path, ...] = (),
 ) -> int:
     """work(input, output) -> a word on the result, for each input; -> exit code."""
-    targets = _targets(sources, output, tail, maps)
+    targets = _targets(sources, output, tail, kind)
 
     def one(source: Path, target: Path) -> None:
         named = output is not None and target == Path(output)
@@ -699,7 +784,7 @@ def _run(
     return code
 
 
-def _targets(sources: list[Path], output: str | None, tail: str, maps: bool) -> list[Path]:
+def _targets(sources: list[Path], output: str | None, tail: str, kind: Kind) -> list[Path]:
     """The file each input's result goes to: -o, or IN_tail beside the input or in the folder -o."""
     folder = output is not None and (
         len(sources) > 1 or output.endswith("/") or Path(output).is_dir()
@@ -709,19 +794,19 @@ def _targets(sources: list[Path], output: str | None, tail: str, maps: bool) -> 
     if output is not None and not folder:
         targets = [Path(output)]
     else:
-        names = [f"{source.stem}_{tail}{_suffix(source, maps)}" for source in sources]
+        names = [f"{source.stem}_{tail}{_suffix(source, kind)}" for source in sources]
         folders = [Path(output) if output else source.parent for source in sources]
         targets = [folder / name for folder, name in zip(folders, names, strict=True)]
     for target in targets:
-        (photo.check_map_suffix if maps else photo.check_photo_suffix)(target)
+        CHECKS[kind](target)
         if targets.count(target) > 1:
             raise InputError(f"two inputs would both become {target}; run them one by one with -o")
     return targets
 
 
-def _suffix(source: Path, maps: bool) -> str:
-    if maps:
-        return ".png"
+def _suffix(source: Path, kind: Kind) -> str:
+    if kind != "photo":
+        return ".png" if kind == "map" else ".jpg"
     return source.suffix if source.suffix.lower() in photo.SUFFIXES else ".jpg"
 
 

@@ -7,7 +7,6 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,8 +24,8 @@ AUTO_SPREAD = 0.2
 STRIP = 128  # rows of a blur map at a time
 NOWHERE = 1e-9  # 1/m: infinitely far
 METRIC = (
-    "needs depth in metres: argan render --depth FILE, or a model whose description says"
-    ' output = "metric depth" and typical'
+    "needs depth in metres: a photo that carries it, argan render --depth FILE, or a model whose"
+    ' description says output = "metric depth" and typical'
 )
 
 
@@ -50,6 +49,8 @@ class Controls:
     keep            (in front, behind): how far from the focal plane things stay sharp, in metres
                     where depth is metric, else in units of disparity; blur counts from there on.
                     One number is both
+    full_frame      where EXIF's lens counts, that with the same view in full frame instead: a
+                    phone's own is so short that next to nothing blurs
     """
 
     focus: Focus = "auto"
@@ -62,6 +63,7 @@ class Controls:
     tilt: float = 0.0
     tilt_toward: float = 90.0
     keep: float | tuple[float, float] = 0.0
+    full_frame: bool = False
 
     def __post_init__(self) -> None:
         blur_px(1, f_number=self.f_number, blur=self.blur, strength=self.strength)
@@ -199,7 +201,9 @@ def _plane(
 def _camera(
     controls: Controls, shape: tuple[int, ...], exif: bytes | None
 ) -> tuple[optics.Camera, str]:
-    return find_camera(exif, shape, controls.focal_length, controls.sensor_width)
+    return find_camera(
+        exif, shape, controls.focal_length, controls.sensor_width, controls.full_frame
+    )
 
 
 def _blur(
@@ -303,6 +307,8 @@ def disparity_at(disparity: Disparity, point: Point) -> float:
 def auto_focus(disparity: Disparity) -> float:
     """The nearest sizeable thing near the centre: the disparity that 80 % of the photo lies behind,
     where pixels count by a bell (sigma a fifth of each side) around the centre."""
+    import cv2  # slow to import
+
     height, width = disparity.shape
     small = cv2.resize(disparity, (min(width, 256), min(height, 256)), interpolation=cv2.INTER_AREA)
     y, x = (np.linspace(-0.5, 0.5, n) if n > 1 else np.zeros(1) for n in small.shape)

@@ -14,35 +14,44 @@ of the size and less.
 
 from __future__ import annotations
 
+import ctypes
 import math
-from collections.abc import Callable, Iterator
+import mmap
+import os
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from argan import slices
+from argan import highlights as clipped
+from argan import native, planes, slices
 from argan.errors import InputError, ShapeError
-from argan.highlights import Recovery, recovery
 from argan.optics import ROUND, Aperture, Pupil
+from argan.planes import EPSILON, Box, frame
 
 Array = NDArray[np.float32]
 Image = NDArray[Any]  # uint8, uint16 or float32
 
 TILE = 512  # px, a multiple of 4: smaller tiles see too much twice, larger ones leave the cache
+TILES = 8  # a photo has at least: threads then end at about the same time
+BAND = 64  # rows of a smaller size that one thread takes at a time
 EVEN = 1 / 40  # of the diagonal: the pupil counts as the same there
-HALO = 28  # px a tile sees beyond itself: reach of a half-size slice (12) and of doubling, twice
 SHARP = 0.1  # px: a smaller radius is no blur, the photo's own pixels are kept
 NOTHING = 1e-3  # coverage below this adds less than one 8-bit level
-EPSILON = 1e-6
 HIDES = 1.0  # px of radius: surfaces farther apart hide each other
 SOFTENING = 1.5  # px^2: halving and doubling widen a disc as much; taken off the squared radius
-TENT = np.array([1, 2, 1], np.float32) / 4
+ROWS = 256  # of a strip, at least, and a multiple: smaller sizes see the same px in each, nearly
+STRIPS = (1024, 512, ROWS)  # rows
+PROCESS_BYTES = 100 << 20  # of Python, its libraries and a network
+TILE_BYTES = 24 << 20  # that a thread needs
+PIXEL_BYTES = 7  # that all smaller sizes need for a pixel of a strip
+SURROUNDINGS = {"final": clipped.WIDTH, "preview": clipped.WIDTH // 4}  # see `highlights`
 
 
 @dataclass(frozen=True)
@@ -53,15 +62,20 @@ class Slices:
     octave: tuple[float, ...]
 
     @property
-    def signed(self) -> list[float]:
+    def signed(self) -> tuple[float, ...]:
         """Those of full size, back to front; the outermost two stand for all smaller sizes."""
-        side = [*self.fine, 2 * self.octave[0]]
-        return [*(-r for r in reversed(side)), 0.0, *side]
+        side = (*self.fine, 2 * self.octave[0])
+        return (*(-r for r in reversed(side)), 0.0, *side)
 
     @property
-    def reduced(self) -> list[float]:
+    def reduced(self) -> tuple[float, ...]:
         """Those of one smaller size; the last stands for all that are smaller still."""
-        return [*self.octave, 2 * self.octave[0]]
+        return (*self.octave, 2 * self.octave[0])
+
+    @property
+    def halo(self) -> int:
+        """px a tile sees beyond itself: reach of a half-size slice and of doubling, twice."""
+        return 4 * math.ceil((self.octave[-1] + 2.5) / 2)
 
 
 # Chosen on 8 of the 12 oracle scenes.
@@ -74,35 +88,9 @@ SLICES = {
 }
 
 
-class Box(NamedTuple):
-    """Rows y0 to y1 and columns x0 to x1 of an image."""
-
-    y0: int
-    y1: int
-    x0: int
-    x1: int
-
-    @property
-    def at(self) -> tuple[slice, slice]:
-        return slice(self.y0, self.y1), slice(self.x0, self.x1)
-
-    def grown(self, by: int, shape: tuple[int, ...]) -> Box:
-        return Box(
-            max(self.y0 - by, 0),
-            min(self.y1 + by, shape[0]),
-            max(self.x0 - by, 0),
-            min(self.x1 + by, shape[1]),
-        )
-
-    def halved(self) -> Box:
-        return Box(*(-(-edge // 2) for edge in self))
-
-    def seen_from(self, outer: Box) -> Box:
-        y, x = outer.y0, outer.x0
-        return Box(self.y0 - y, self.y1 - y, self.x0 - x, self.x1 - x)
-
-
 # ---------------------------------------------------------------- the paper's model
+
+Sample = tuple[float, float, float]  # u right, v down, weight
 
 
 def light_field_views(
@@ -117,8 +105,9 @@ def light_field_views(
     views = np.empty((len(samples), *image.shape), np.float32)
 
     def strip(box: Box) -> None:
-        for i, view in enumerate(_strip_views(image, maps, samples, box)):
-            views[i, box.y0 : box.y1] = view[..., : image.shape[2]]
+        source = _Strip(image, maps[:, box.y0 : box.y1], samples, box)
+        for i, (u, v, _) in enumerate(samples):
+            views[i, box.y0 : box.y1] = source.mean(slice(i, i + 1), [(u, v, 1.0)])
 
     with _workers(threads) as pool:
         _run(strip, _strips(image.shape), pool)
@@ -137,11 +126,8 @@ def light_field(
     mean = np.empty(image.shape, np.float32)
 
     def strip(box: Box) -> None:
-        total = np.zeros((box.y1 - box.y0, image.shape[1], 4), np.float32)
-        views = _strip_views(image, maps, samples, box)
-        for view, (_, _, weight) in zip(views, samples, strict=True):
-            cv2.scaleAdd(view, weight, total, total)
-        mean[box.y0 : box.y1] = total[..., : image.shape[2]]
+        source = _Strip(image, maps[:, box.y0 : box.y1], samples, box)
+        mean[box.y0 : box.y1] = source.mean(slice(None), samples)
 
     with _workers(threads) as pool:
         _run(strip, _strips(image.shape), pool)
@@ -150,7 +136,7 @@ def light_field(
 
 def _light_field_maps(
     image: Array, disparity: Array, aperture: Aperture
-) -> tuple[Array, list[tuple[float, float, float]]]:
+) -> tuple[Array, list[Sample]]:
     samples = aperture.samples()
     if image.ndim != 3 or not 1 <= image.shape[2] <= 4:
         raise ShapeError(f"image {image.shape}: give [H, W, C] with 1 to 4 channels")
@@ -159,35 +145,52 @@ def _light_field_maps(
             f"disparity {disparity.shape} does not match image {image.shape[:2]}"
             f" (one map, or one for each of {len(samples)} views)"
         )
-    _check_finite("disparity", disparity)
+    _finite_extremes("disparity", disparity)
     return np.broadcast_to(disparity, (len(samples), *image.shape[:2])), samples
 
 
 def _strips(shape: tuple[int, ...]) -> list[Box]:
-    rows = 64  # a strip of a 4000 px wide view with 4 channels takes 4 MB
+    rows = 128  # a strip of a 4000 px wide view with 4 channels takes 8 MB
     height, width = shape[:2]
     return [Box(y, min(y + rows, height), 0, width) for y in range(0, height, rows)]
 
 
-def _strip_views(
-    image: Array, maps: Array, samples: list[tuple[float, float, float]], box: Box
-) -> Iterator[Array]:
-    """One strip of every view, [rows, W, 4]."""
-    height, width = image.shape[:2]
-    rows = slice(box.y0, box.y1)
-    distinct = maps[:1, rows] if maps.strides[0] == 0 else maps[:, rows]  # one map for all views?
-    reach = max(abs(v) for _, v, _ in samples) * float(np.abs(distinct).max())
-    seen = box.grown(math.ceil(min(reach, height)) + 1, image.shape[:2])
-    # remap takes 4 channels in half the time of 3; the spare ones stay 0
-    source = np.zeros((seen.y1 - seen.y0, width, 4), np.float32)
-    source[..., : image.shape[2]] = image[seen.y0 : seen.y1]
-    across = np.arange(width, dtype=np.float32)
-    down = np.arange(box.y0, box.y1, dtype=np.float32)[:, None]
-    for disparity, (u, v, _) in zip(maps[:, rows], samples, strict=True):
-        x = np.clip(across + np.float32(u) * disparity, 0, width - 1, dtype=np.float32)
-        y = np.clip(down + np.float32(v) * disparity, 0, height - 1, dtype=np.float32) - seen.y0
-        view = cv2.remap(source, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        yield np.asarray(view, np.float32)
+class _Strip:
+    """Some rows of all views: maps [V, rows, W] px."""
+
+    def __init__(self, image: Array, maps: Array, samples: list[Sample], box: Box) -> None:
+        distinct = maps[:1] if maps.strides[0] == 0 else maps  # one map for all views?
+        reach = max(abs(v) for _, v, _ in samples) * float(np.abs(distinct).max())
+        seen = box.grown(math.ceil(min(reach, image.shape[0])) + 1, image.shape)
+        self.box, self.maps, self.top, self.channels = box, maps, seen.y0, image.shape[2]
+        # What its views look at, with 4 channels: they take half the time of 3.
+        self.source = np.zeros((seen.y1 - seen.y0, image.shape[1], 4), np.float32)
+        self.source[..., : self.channels] = image[seen.y0 : seen.y1]
+
+    def mean(self, views: slice, samples: list[Sample]) -> Array:
+        """Sum of those views by the weights of `samples`: [rows, W, C]."""
+        compiled, maps = native.library(), self.maps[views]
+        (rows, width), total = self.box.shape, np.zeros((*self.box.shape, 4), np.float32)
+        if compiled is not None:
+            points = np.array(samples, np.float32)
+            one = maps.strides[0] == 0
+            dense = np.ascontiguousarray(maps[:1] if one else maps, np.float32)
+            compiled.argan_light_field(
+                self.source.ctypes.data, len(self.source), width, dense.ctypes.data,
+                0 if one else rows * width, self.box.y0 - self.top, rows, points.ctypes.data,
+                len(points), total.ctypes.data,
+            )  # fmt: skip
+            return total[..., : self.channels]
+        import cv2
+
+        across = np.arange(width, dtype=np.float32)
+        down = np.arange(rows, dtype=np.float32)[:, None] + np.float32(self.box.y0 - self.top)
+        for disparity, (u, v, weight) in zip(maps, samples, strict=True):
+            x = np.clip(across + np.float32(u) * disparity, 0, width - 1)
+            y = np.clip(down + np.float32(v) * disparity, 0, len(self.source) - 1)
+            view = cv2.remap(self.source, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            total += np.float32(weight) * view
+        return total[..., : self.channels]
 
 
 # ---------------------------------------------------------------- the photograph
@@ -203,6 +206,8 @@ def render(
     highlights: float = 1.0,
     quality: Literal["final", "preview"] = "final",
     threads: int | None = None,
+    max_memory: int | None = None,
+    out: Image | None = None,
 ) -> Image:
     """The photograph as a lens focused at disparity `focus` would have taken it.
 
@@ -214,23 +219,47 @@ def render(
     highlights how much of what is guessed of clipped light is added: see `highlights`. 0: nothing.
     quality    "preview" has fewer slices.
     threads    all cores if None; the result does not depend on it.
+    max_memory MiB that the whole process may take; the photo is then done in strips of rows, whose
+               seams can't be seen.
+    out        where the result goes; it may be `pixels`, which saves that much memory.
 
     ShapeError where sizes don't fit, InputError for another type of photo or a disparity with
     NaN. OpenCV's own threads are off for the time of the call.
     """
-    _check_render(pixels, disparity, focus, blur, highlights)
-    lens = _Lens(pupil, focus, blur, SLICES[quality], disparity.shape)
-    if float(np.abs(lens.extremes(disparity)).max()) < SHARP:
-        return pixels.copy()
-    # glibc: freeing a block of this size ends the habit of giving every tile's memory back
-    np.empty(31 << 20, np.uint8)
+    lowest, highest = _check_render(pixels, disparity, focus, blur, highlights, out)
+    lens = _Lens(pupil, focus, blur, SLICES[quality], disparity.shape[:2])
+    ends = lens.square(np.array([[lowest, highest]], np.float32))[1:]
+    result = np.empty(pixels.shape, pixels.dtype) if out is None else out
+    if max(abs(end) for end in ends) < SHARP**2:
+        result[:] = pixels
+        return result
+    # glibc: freeing a block ends the habit of giving smaller ones, as of tiles, back at once
+    np.empty((31 if max_memory is None else 5) << 20, np.uint8)
+    photo = _Photo(pixels, disparity, clipped.recovery(pixels, highlights, SURROUNDINGS[quality]))
+    threads = threads or len(os.sched_getaffinity(0))
+    strip = None
+    if max_memory is not None:
+        fresh = result.nbytes if out is None else 0
+        strip, threads = _plan(photo, _margin(lens, ends), max_memory, threads, fresh)
+    elif out is not None and np.may_share_memory(out, pixels):
+        strip = photo.shape[0]
     with _workers(threads) as pool:
-        return _photograph(pixels, disparity, lens, recovery(pixels, _decode, highlights), pool)
+        if strip is None:
+            _photograph(photo, lens, ends, slice(0, photo.shape[0]), result, pool)
+        else:
+            _in_strips(photo, lens, ends, result, strip, pool)
+    return result
 
 
 def _check_render(
-    pixels: Image, disparity: Array, focus: float, blur: float, highlights: float
-) -> None:
+    pixels: Image,
+    disparity: Array,
+    focus: float,
+    blur: float,
+    highlights: float,
+    out: Image | None,
+) -> tuple[float, float]:
+    """The least and the largest disparity."""
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
         raise ShapeError(f"photo {pixels.shape}: give [H, W, 3]")
     if disparity.shape != pixels.shape[:2]:
@@ -239,37 +268,48 @@ def _check_render(
         raise InputError(f"photo of type {pixels.dtype}: give uint8, uint16 or float32")
     if not (math.isfinite(focus) and math.isfinite(blur)):
         raise InputError(f"focus {focus} and blur {blur}: give finite numbers")
+    if out is not None and (out.shape != pixels.shape or out.dtype != pixels.dtype):
+        raise ShapeError(f"out {out.shape}, {out.dtype}: give the photo's shape and type")
     if not 0 <= highlights < math.inf:
         raise InputError(f"highlights {highlights}: give 0 or more")
-    _check_finite("disparity", disparity)
     if pixels.dtype == np.float32:
-        _check_finite("photo", pixels)
+        _finite_extremes("photo", pixels)
+    return _finite_extremes("disparity", disparity)
 
 
-def _check_finite(name: str, values: Array) -> None:
-    # A sum is finite only if all of its terms are: no array of flags. float64 can't overflow here.
-    if not math.isfinite(float(np.sum(values, dtype=np.float64))):
+def _finite_extremes(name: str, values: Array) -> tuple[float, float]:
+    lowest, highest, finite = planes.extremes(np.asarray(values, np.float32))
+    if not finite:
         raise InputError(f"the {name} has NaN or infinite values; fill them first")
+    return lowest, highest
 
 
 @contextmanager
 def _workers(threads: int | None) -> Iterator[ThreadPoolExecutor]:
     """A pool for tiles, and no threads of OpenCV's own inside each tile."""
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        with ThreadPoolExecutor(threads or cv2.getNumberOfCPUs()) as pool:
+    with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
+        if native.library() is not None:
             yield pool
-    finally:
-        cv2.setNumThreads(before)
+            return
+        import cv2
+
+        before = cv2.getNumThreads()
+        cv2.setNumThreads(1)
+        try:
+            yield pool
+        finally:
+            cv2.setNumThreads(before)
 
 
-def _run(work: Callable[[Box], None], boxes: list[Box], pool: ThreadPoolExecutor) -> None:
+def _run(work: Callable[[Box], None], boxes: Iterable[Box], pool: ThreadPoolExecutor) -> None:
     for _ in pool.map(work, boxes):
         pass
 
 
-def _tiles(shape: tuple[int, ...], side: int = TILE) -> list[Box]:
+def _tiles(shape: tuple[int, ...], side: int | None = None) -> list[Box]:
+    """Squares; of a side that is good for the cache and for threads if it is not given."""
+    if side is None:
+        side = min(TILE, 64 * math.ceil(math.sqrt(shape[0] * shape[1] / TILES) / 64))
     return [
         Box(y, min(y + side, shape[0]), x, min(x + side, shape[1]))
         for y in range(0, shape[0], side)
@@ -277,37 +317,91 @@ def _tiles(shape: tuple[int, ...], side: int = TILE) -> list[Box]:
     ]
 
 
-def _even_block(shape: tuple[int, ...]) -> int:
-    """Side of a tile in which the pupil counts as one and the same, a multiple of 4."""
-    return max(16, 4 * round(EVEN * math.hypot(*shape[:2]) / 4))
-
-
 @dataclass(frozen=True)
 class _Lens:
     pupil: Pupil
     focus: float
     blur: float
-    slices: Slices
-    shape: tuple[int, ...]  # of the photo
+    radii: Slices
+    shape: tuple[int, int]  # of the whole photo
+    top: int = 0  # row of it at which the part at hand begins
 
-    def field(self, box: Box, shape: tuple[int, ...] | None = None) -> tuple[float, float]:
-        """Where a part of the photo, or of a smaller one of that shape, lies: from the middle, in
-        half diagonals; 0 where the pupil is the same everywhere."""
+    def square(self, disparity: Array) -> tuple[Array, float, float]:
+        """The signed squared radius, its least and its largest value; a radius above the photo's
+        size changes nothing that can be seen."""
+        return planes.squared(disparity, self.focus, self.blur, max(self.shape))
+
+    @property
+    def beyond(self) -> float:
+        """Squared radius from which on nothing is left for half size."""
+        return (2 * self.radii.reduced[-1]) ** 2
+
+    @cached_property
+    def stops(self) -> list[float]:
+        """Signed squared radii of the full-size slices."""
+        return slices.squares(self.radii.signed)
+
+    def full(self, box: Box) -> slices.Stack:
+        """The slices of full size, for a part of the photo."""
+        radii = self.radii.signed
+        return slices.stack(radii, (None, *radii[1:-1], None), self.pupil, self._field(box, 1))
+
+    def octave(self, side: int, box: Box, scale: int) -> slices.Stack:
+        """Those of a smaller size, in front (side 1) or behind (-1), for a part of the photo, whose
+        px are `scale` of the photo's."""
+        radii: list[float | None] = [
+            side * math.sqrt(radius**2 - SOFTENING) for radius in self.radii.octave
+        ]
+        stops = [side * radius for radius in self.radii.reduced]
+        order = slice(None, None, side)
+        return slices.stack(
+            tuple(stops[order]), tuple([*radii, None][order]), self.pupil,
+            self._field(box, scale), side > 0,
+        )  # fmt: skip
+
+    def parts(self, shape: tuple[int, ...], scale: int) -> list[Box]:
+        """Parts of a picture of that shape in which the pupil counts as one and the same."""
+        if not self.pupil.cat_eye:
+            return [Box(y, min(y + BAND, shape[0]), 0, shape[1]) for y in range(0, shape[0], BAND)]
+        return _tiles(shape, self.even_side(scale))
+
+    def even_side(self, scale: int = 1) -> int:
+        """Side of a square in which a pupil that changes counts as the same; a multiple of 4."""
+        return max(16, 4 * round(EVEN * math.hypot(*self.shape) / scale / 4))
+
+    def _field(self, box: Box, scale: int) -> tuple[float, float]:
+        """Where a part of the photo lies: from the middle, in half diagonals; 0 where the pupil is
+        the same everywhere."""
         if not self.pupil.cat_eye:
             return 0.0, 0.0
-        height, width = shape or self.shape
-        diagonal = math.hypot(height, width)
-        return (box.x0 + box.x1 - width) / diagonal, (box.y0 + box.y1 - height) / diagonal
+        height, width = self.shape
+        x, y = scale * (box.x0 + box.x1) - width, scale * (box.y0 + box.y1) + 2 * self.top - height
+        return x / math.hypot(height, width), y / math.hypot(height, width)
 
-    def radius(self, disparity: Array) -> Array:
-        """D in px; a radius above the photo's size changes nothing that can be seen."""
-        limit = max(self.shape)
-        with np.errstate(over="ignore"):
-            signed = (disparity - np.float32(self.focus)) * np.float32(self.blur)
-        return np.asarray(np.clip(signed, -limit, limit), np.float32)
 
-    def extremes(self, disparity: Array) -> Array:
-        return self.radius(np.array([disparity.min(), disparity.max()], np.float32))
+@dataclass(frozen=True)
+class _Photo:
+    """A photo, or some rows of it, from `top` on."""
+
+    pixels: Image
+    disparity: Array
+    recovery: clipped.Recovery | None
+    top: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.disparity.shape
+
+    def light(self, box: Box) -> Array:
+        """Linear light [3, h, w] of a part, also where the photo is clipped."""
+        part = self.pixels[box.at]
+        light = planes.decoded(part)
+        if self.recovery is not None:
+            self.recovery.apply(light, part, self.top + box.y0, box.x0)
+        return light
+
+
+_Layer = tuple[Array, Array]  # premultiplied colour and coverage [4, h, w], squared radius [h, w]
 
 
 class _Far(NamedTuple):
@@ -318,375 +412,291 @@ class _Far(NamedTuple):
     hidden: Array | None  # [3, h, w]: colours of the farthest surface around each place
 
 
-@dataclass(frozen=True)
-class _Tile:
-    """A piece of the photo with its halo."""
-
-    pixels: Image
-    D: Array  # [h, w], px
-    box: Box
-    recovery: Recovery | None
-
-    @cached_property
-    def photo(self) -> Array:
-        """[4, h, w], linear, and coverage 1."""
-        return _decode(self.pixels, self.box, self.recovery)
-
-    @cached_property
-    def square(self) -> Array:
-        """The squared radius with the radius' sign."""
-        return np.asarray(self.D * np.abs(self.D), np.float32)
-
-    @property
-    def whole(self) -> Box:
-        return self.box.seen_from(self.box)
-
-
 def _photograph(
-    pixels: Image,
-    disparity: Array,
-    lens: _Lens,
-    recovery: Recovery | None,
+    photo: _Photo, lens: _Lens, ends: tuple[float, float], rows: slice, result: Image,
     pool: ThreadPoolExecutor,
-) -> Image:
-    far = _far(pixels, disparity, lens, recovery, pool)
-    result = np.empty_like(pixels)
+) -> None:  # fmt: skip
+    """Those rows of the photo -> result. ends: the extremes of the signed squared radius."""
+    far = _far(photo, lens, ends, pool)
 
-    def finish(box: Box) -> None:
-        outer = box.grown(HALO, pixels.shape)
-        rows, columns = box.seen_from(outer).at
-        tile = _Tile(pixels[outer.at], lens.radius(disparity[outer.at]), outer, recovery)
-        linear = _finished(tile, far, lens)
-        if linear is None:
-            result[box.at] = pixels[box.at]
+    def finish(part: Box) -> None:
+        box = Box(part.y0 + rows.start, part.y1 + rows.start, part.x0, part.x1)
+        light = _finished(_Tile(photo, lens, box), far)
+        if light is None:
+            result[part.at] = photo.pixels[box.at]
         else:
-            result[box.at] = _encode(linear[:, rows, columns], pixels.dtype)
+            planes.encode(light[:3], result[part.at])
 
-    _run(
-        finish,
-        _tiles(pixels.shape, _even_block(pixels.shape) if lens.pupil.cat_eye else TILE),
-        pool,
-    )
-    return result
+    _run(finish, _tiles(result.shape, lens.even_side() if lens.pupil.cat_eye else None), pool)
 
 
-def _finished(tile: _Tile, far: _Far, lens: _Lens) -> Array | None:
-    """Linear light [3, h, w], or None where the photo stays as it is."""
-    spill = _spill(far.front, tile.box)
-    if spill is None and float(np.abs(tile.D).max()) < SHARP:
+# ---- memory
+
+
+def _in_strips(
+    photo: _Photo, lens: _Lens, ends: tuple[float, float], result: Image, strip: int,
+    pool: ThreadPoolExecutor,
+) -> None:  # fmt: skip
+    """`_photograph` in strips of some rows; `result` may be the photo."""
+    height = photo.shape[0]
+    margin = _margin(lens, ends)
+    above = photo.pixels[:0]  # rows that the result may have replaced already
+    for y0 in range(0, height, strip):
+        y1 = min(y0 + strip, height)
+        top, bottom = max(y0 - margin, 0), min(y1 + margin, height)
+        pixels = np.concatenate([above, photo.pixels[y0:bottom]])
+        above = pixels[max(y1 - margin, 0) - top : y1 - top].copy()
+        part = _Photo(pixels, photo.disparity[top:bottom], photo.recovery, top)
+        rows = slice(y0 - top, y1 - top)
+        _photograph(part, replace(lens, top=top), ends, rows, result[y0:y1], pool)
+
+
+def _margin(lens: _Lens, ends: tuple[float, float]) -> int:
+    """Rows that a strip looks at beyond its own: what is that far away can't be seen in it."""
+    radius = math.sqrt(max(abs(end) for end in ends))
+    return ROWS * math.ceil((3 * radius + lens.radii.halo) / ROWS)
+
+
+def _plan(photo: _Photo, margin: int, max_memory: int, threads: int, fresh: int) -> tuple[int, int]:
+    """Rows of a strip, and threads, such that the process stays within `max_memory` MiB; `fresh`:
+    bytes of a result of its own. Strips depend on the arguments alone: so do the bytes that come
+    out."""
+    height, width = photo.shape
+    limit, pixels = max_memory << 20, photo.pixels.nbytes + photo.disparity.nbytes + fresh
+
+    def work(strip: int) -> int:
+        rows = min(strip + 2 * margin, height)
+        return rows * width * (PIXEL_BYTES + 3 * photo.pixels.itemsize) + TILE_BYTES
+
+    fitting = [s for s in (height, *STRIPS) if PROCESS_BYTES + pixels + work(s) <= limit]
+    held = max(_resident() + fresh, PROCESS_BYTES + pixels)
+    strip = fitting[0] if fitting else STRIPS[-1]
+    spare = limit - held - work(strip)
+    if spare < 0:
+        least = math.ceil((held + work(STRIPS[-1])) / 2**20)
+        raise InputError(
+            f"{max_memory} MiB are too few for this photo and blur; give {least} or more"
+        )
+    return strip, min(threads, 1 + spare // TILE_BYTES)
+
+
+def _resident() -> int:
+    """Bytes of memory that this process holds; 0 where the system does not say."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # glibc: what it keeps for later would count
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+    except (AttributeError, OSError, TypeError):
+        return 0
+
+
+# ---- tiles
+
+
+class _Tile:
+    """A piece of the photo and what it sees beyond itself, its halo."""
+
+    def __init__(self, photo: _Photo, lens: _Lens, box: Box) -> None:
+        self.photo, self.lens, self.box = photo, lens, box
+        self.outer = box.grown(lens.radii.halo, photo.shape)
+        self.square, self.lowest, self.highest = lens.square(photo.disparity[self.outer.at])
+        # Of the half size: what is enlarged for this tile, and that with its halo.
+        self.half_outer = self.outer.shrunk()
+        self.half = box.shrunk().grown(1, Box(0, photo.shape[0], 0, photo.shape[1]).shrunk()[1::2])
+
+    @cached_property
+    def light(self) -> Array:
+        """[3, h, w], with the halo."""
+        return self.photo.light(self.outer)
+
+    def lay_octave(self, total: Array, side: int) -> None:
+        """Lay the half-size slices of one side behind `total`, which is at `half`."""
+        stops, shape = self.lens.stops, self.half_outer.shape
+        layer, square = np.empty((4, *shape), np.float32), np.empty(shape, np.float32)
+        low, high = stops[-2:]
+        planes.shrink(
+            self.light, None, self.square, frame(self.square), (layer, square),
+            side=side, low=low, high=high,
+        )  # fmt: skip
+        octave = self.lens.octave(side, self.box, 1)
+        slices.add(total, layer[:3], layer[3], square, octave, self.half.seen_from(self.half_outer))
+
+
+def _finished(tile: _Tile, far: _Far) -> Array | None:
+    """Linear light [3+, h, w], or None where the photo stays as it is."""
+    spill = _spill(tile, far.front)
+    if spill is None and max(-tile.lowest, tile.highest) < SHARP**2:
         return None
-    stops = lens.slices.signed
-    nearest, farthest = float(tile.D.max()), float(tile.D.min())
+    stops = tile.lens.stops
     total = None
-    if spill is not None or nearest > stops[-2]:
-        total = _enlarged(_front(tile, spill, lens), 2, tile.whole)
-    if total is None:
-        total = _nothing(tile.D.shape)
-    field = lens.field(tile.box)
-    for i in range(len(stops) - 2, 0, -1):
-        if stops[i - 1] < nearest and farthest < stops[i + 1]:
-            slices.add(total, tile.photo, tile.square, stops, i, stops[i], lens.pupil, field)
-    colour, clear = total[:3], total[3]
-    if far.back is not None and float(clear.max()) > NOTHING:
-        back = _back(tile, far.back, lens)
-        colour += clear * back[:3]
-        clear *= back[3]
-    if float(clear.max()) > NOTHING:
-        if far.hidden is not None:
-            colour += clear * _enlarged(far.hidden, 4, tile.box)
+    if spill is not None or tile.highest > stops[-2]:
+        total = planes.enlarged(_front(tile, spill), 2, tile.box.seen_from(tile.half, 2))
+    if tile.lowest < stops[-1] and tile.highest > stops[0]:
+        total = planes.nothing(tile.box.shape) if total is None else total
+        inside = tile.box.seen_from(tile.outer)
+        slices.add(total, tile.light, None, tile.square, tile.lens.full(tile.box), inside)
+    if far.back is not None:
+        back = _back(tile, far.back)
+        if total is None:
+            total = planes.enlarged(*back)
         else:
-            colour /= np.maximum(1 - clear, EPSILON)
-    return colour
-
-
-def _back(tile: _Tile, far: Array, lens: _Lens) -> Array:
-    """All behind the full-size slices: premultiplied colour and what is clear."""
-    stops = lens.slices.signed
-    if float(tile.D.min()) >= stops[1] or -float(tile.D.max()) >= 2 * lens.slices.reduced[-1]:
-        return _enlarged(far, 4, tile.box)
-    share = 1 - slices.ramp(tile.square, *_squares(stops[:2]))
-    layer, radius = _halved(tile.photo * share, -tile.D)
-    total = _octave(_nothing(radius.shape), layer, radius, -1, lens, lens.field(tile.box))
-    return _enlarged(_under(total, _enlarged(far, 2, tile.box.halved())), 2, tile.whole)
-
-
-def _front(tile: _Tile, spill: Array | None, lens: _Lens) -> Array:
-    """All in front of the full-size slices, at half size: premultiplied colour and what is
-    clear."""
-    half = tile.box.halved()
-    total = spill
-    if total is None:
-        total = _nothing((half.y1 - half.y0, half.x1 - half.x0))
-    stops = lens.slices.signed
-    if float(tile.D.max()) > stops[-2] and float(tile.D.min()) < 2 * lens.slices.reduced[-1]:
-        share = slices.ramp(tile.square, *_squares(stops[-2:]))
-        layer, radius = _halved(tile.photo * share, tile.D)
-        _octave(total, layer, radius, 1, lens, lens.field(tile.box))
+            planes.lay_under(total, *back)
+    assert total is not None, "every radius belongs to a slice"
+    clear = float(total[3].max())
+    if clear > NOTHING:
+        if far.hidden is not None:
+            planes.lay_under(total, far.hidden, 4, tile.box)
+        else:
+            total[:3] /= np.maximum(1 - total[3], EPSILON)
     return total
 
 
-def _spill(front: Array | None, box: Box) -> Array | None:
+def _front(tile: _Tile, spill: Array | None) -> Array:
+    """All in front of the full-size slices, at half size: premultiplied colour and what is
+    clear."""
+    total = planes.nothing(tile.half.shape) if spill is None else spill
+    if tile.highest > tile.lens.stops[-2] and tile.lowest < tile.lens.beyond:
+        tile.lay_octave(total, 1)
+    return total
+
+
+def _back(tile: _Tile, far: Array) -> tuple[Array, int, Box]:
+    """All behind the full-size slices: premultiplied colour and what is clear, how much smaller
+    that is, and where in it the tile is."""
+    if tile.lowest >= tile.lens.stops[1] or tile.highest <= -tile.lens.beyond:
+        return far, 4, tile.box
+    total = planes.nothing(tile.half.shape)
+    tile.lay_octave(total, -1)
+    planes.lay_under(total, far, 2, tile.half)
+    return total, 2, tile.box.seen_from(tile.half, 2)
+
+
+def _spill(tile: _Tile, front: Array | None) -> Array | None:
     """What the far front lets fall on this tile, at half size."""
     if front is None:
         return None
-    y, x = box.halved().halved().grown(1, front.shape[1:]).at
+    y, x = tile.half.shrunk().grown(1, front.shape[1:]).at
     if float(front[3, y, x].min()) > 1 - NOTHING:
         return None
-    return _enlarged(front, 2, box.halved())
+    return planes.enlarged(front, 2, tile.half)
 
 
 # ---- a quarter of the size and less: whole images
 
 
-def _far(
-    pixels: Image,
-    disparity: Array,
-    lens: _Lens,
-    recovery: Recovery | None,
-    pool: ThreadPoolExecutor,
-) -> _Far:
-    farthest, nearest = lens.extremes(disparity)
-    stops = lens.slices.signed
-    quarter = tuple(-(-size // 4) for size in disparity.shape)
-    # Premultiplied colour, coverage, and coverage times radius of each side; colour and radius of
-    # all.
-    behind = np.zeros((5, *quarter), np.float32) if farthest < stops[1] else None
-    before = np.zeros((5, *quarter), np.float32) if nearest > stops[-2] else None
-    everything = np.zeros((4, *quarter), np.float32) if nearest > HIDES else None
+def _far(photo: _Photo, lens: _Lens, ends: tuple[float, float], pool: ThreadPoolExecutor) -> _Far:
+    everything, sides = _reduced(photo, lens, ends, pool)
+    hidden = pool.submit(_hidden, everything)
+    back, front = (_far_side(sides.pop(side), side, lens, pool) for side in (-1, 1))
+    return _Far(back, front, hidden.result())
+
+
+def _reduced(
+    photo: _Photo, lens: _Lens, ends: tuple[float, float], pool: ThreadPoolExecutor
+) -> tuple[_Layer | None, dict[int, _Layer | None]]:
+    """A quarter of the size: everything, and what is too blurred for full size behind (-1) and in
+    front (1); None where there is nothing of it, or no need."""
+    stops = lens.stops
+    quarter = frame(photo.disparity).shrunk(4).shape
+
+    def layer_if(there: bool) -> _Layer | None:
+        if not there:
+            return None
+        return np.zeros((4, *quarter), np.float32), np.zeros(quarter, np.float32)
+
+    everything = layer_if(ends[1] > HIDES**2)
+    sides = {-1: layer_if(ends[0] < stops[1]), 1: layer_if(ends[1] > stops[-2])}
 
     def reduce(box: Box) -> None:
-        D = lens.radius(disparity[box.at])
-        y, x = box.halved().halved().at
-        photo = _decode(pixels[box.at], box, recovery)
-        lowest, highest = float(D.min()), float(D.max())
-        whole = None
-        if everything is not None or highest <= stops[0] or lowest >= stops[-1]:
-            whole = _quartered(photo, D)
-        if everything is not None and whole is not None:
-            everything[:3, y, x], everything[3, y, x] = whole[:3], whole[4]
-        for layer, some, every, sign in (
-            (behind, lowest < stops[1], highest <= stops[0], -1),
-            (before, highest > stops[-2], lowest >= stops[-1], 1),
-        ):
-            if layer is not None and every and whole is not None:
-                layer[:4, y, x], layer[4, y, x] = whole[:4], sign * whole[4]
-            elif layer is not None and some:
-                share = slices.ramp(D * np.abs(D), *_squares(stops[:2] if sign < 0 else stops[-2:]))
-                share = 1 - share if sign < 0 else share
-                layer[:, y, x] = _quartered(photo * share, sign * share * D)
+        outer = box.grown(4, photo.shape)
+        square, lowest, highest = lens.square(photo.disparity[outer.at])
+        least, most = {-1: -highest, 1: lowest}, {-1: -lowest, 1: highest}
+        wanted = [(into, side) for side, into in sides.items() if into and most[side] > stops[-2]]
+        if everything is None and not wanted:
+            return
+        light, part = photo.light(outer), box.seen_from(outer)
+        y, x = box.shrunk(4).at
 
-    _run(reduce, _tiles(pixels.shape), pool)
-    back = pool.submit(_far_side, behind, -1, lens)
-    front = pool.submit(_far_side, before, 1, lens)
-    hidden = pool.submit(_hidden, everything)
-    return _Far(back.result(), front.result(), hidden.result())
+        def shrink(into: _Layer, side: int, low: float) -> None:
+            layer, smaller = into[0][:, y, x], into[1][y, x]
+            planes.shrink(
+                light, None, square, part, (layer, smaller),
+                factor=4, smooth=True, side=side, low=low, high=stops[-1],
+            )  # fmt: skip
 
+        if everything is not None:
+            shrink(everything, 1, -math.inf)
+        for into, side in wanted:
+            if everything is not None and least[side] >= stops[-1]:  # all pixels count
+                for target, source in zip(into, everything, strict=True):
+                    target[..., y, x] = source[..., y, x]
+            else:
+                shrink(into, side, stops[-2])
 
-def _quartered(planes: Array, radius: Array) -> Array:
-    stacked = np.concatenate([planes, radius[None]])
-    return _half(_half(stacked), smooth=True)
+    _run(reduce, _tiles(photo.shape), pool)
+    return everything, sides
 
 
-def _far_side(sums: Array | None, side: int, lens: _Lens) -> Array | None:
+def _far_side(
+    sums: _Layer | None, side: int, lens: _Lens, pool: ThreadPoolExecutor
+) -> Array | None:
     """All slices of one side that are blurred at a quarter of the size and less."""
     if sums is None:
         return None
-    radius = sums[4] / np.maximum(4 * sums[3], EPSILON)
-    octave = lens.slices.octave
-    share = slices.ramp(radius * radius, *_squares([octave[-1] / 2, octave[0]]))
-    layer = sums[:4] * share
+    layer, square = sums
+    octave = lens.radii.octave
+    layer *= planes.ramp(side * square, *slices.squares([octave[-1] / 2, octave[0]]))
     if float(layer[3].max()) <= NOTHING:
-        return _nothing(radius.shape) if side < 0 else None
-    return _smaller(layer, radius, side, lens)
+        return planes.nothing(square.shape) if side < 0 else None
+    return _smaller(layer, square, side, 4, lens, pool)
 
 
-def _smaller(layer: Array, radius: Array, side: int, lens: _Lens) -> Array:
-    """Slices of this size and all smaller ones, those in front (side 1) or behind (-1): layer
-    [4, h, w], radius [h, w] px of this size -> premultiplied colour, and what is clear."""
-    share = slices.ramp(radius * radius, *_squares(lens.slices.reduced[-2:]))
-    rest = np.asarray(layer * share, np.float32)
-    deeper = None
-    if float(rest[3].max()) > NOTHING:
-        half, half_radius = _halved(rest, radius, smooth=True)
-        deeper = _enlarged(_smaller(half, half_radius, side, lens), 2, _frame(layer))
-    if side > 0 and deeper is not None:
-        return _whole_octave(deeper, layer, radius, side, lens)
-    total = _whole_octave(_nothing(radius.shape), layer, radius, side, lens)
-    return total if deeper is None else _under(total, deeper)
-
-
-def _hidden(sums: Array | None) -> Array | None:
-    """Colours of the farthest surface near each place; sums [4, h, w]: colour, radius."""
-    if sums is None:
-        return None
-    return _farthest(sums, float(np.abs(sums[3]).max()))[:3]
-
-
-def _farthest(planes: Array, reach: float) -> Array:
-    """The farthest surface within `reach` px of each place, smoothed: [4, h, w] colour, radius."""
-    if reach <= 1 or max(planes.shape[1:]) == 1:
-        return planes
-    height, width = planes.shape[1:]
-    even = np.pad(planes, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge")
-    four = [even[:, y::2, x::2] for y in (0, 1) for x in (0, 1)]
-    lowest = np.minimum(np.minimum(four[0][3], four[1][3]), np.minimum(four[2][3], four[3][3]))
-    weights = [np.clip(2 - (child[3] - lowest) / HIDES, EPSILON, 1) for child in four]
-    mean = sum(w * child for w, child in zip(weights, four, strict=True)) / sum(weights)
-    around = _enlarged(_farthest(np.asarray(mean, np.float32), reach / 2), 2, _frame(planes))
-    own = np.clip(2 - (planes[3] - around[3]) / HIDES, 0, 1)
-    return np.asarray(around + own * (planes - around), np.float32)
-
-
-def _frame(planes: Array) -> Box:
-    return Box(0, planes.shape[1], 0, planes.shape[2])
-
-
-# ---- slices
-
-
-def _squares(stops: list[float]) -> list[float]:
-    return [math.copysign(r * r, r) for r in stops]
-
-
-def _nothing(shape: tuple[int, ...]) -> Array:
-    """A picture with nothing in it yet, all of it clear: [4, h, w]."""
-    total = np.zeros((4, *shape), np.float32)
-    total[3] = 1
-    return total
-
-
-def _under(total: Array, deeper: Array) -> Array:
-    """`deeper` seen through what is clear of `total`, which changes."""
-    total[:3] += total[3] * deeper[:3]
-    total[3] *= deeper[3]
-    return total
-
-
-def _octave(
-    total: Array,
-    layer: Array,
-    radius: Array,
-    side: int,
-    lens: _Lens,
-    field: tuple[float, float],
+def _smaller(
+    layer: Array, square: Array, side: int, scale: int, lens: _Lens, pool: ThreadPoolExecutor
 ) -> Array:
-    """Lays the slices of one smaller size behind `total`, the nearest first; radius in px of this
-    size."""
-    radii = lens.slices.reduced
-    stops = radii if side > 0 else [-r for r in reversed(radii)]
-    square = np.asarray(side * radius * radius, np.float32)
-    layer = np.ascontiguousarray(layer, np.float32)
-    for i in reversed(range(len(stops))):
-        if abs(stops[i]) != radii[-1]:
-            softened = math.copysign(math.sqrt(stops[i] ** 2 - SOFTENING), side)
-            slices.add(total, layer, square, stops, i, softened, lens.pupil, field, side > 0)
+    """Slices of this size and all smaller ones, those in front (side 1) or behind (-1): layer
+    [4, h, w], square [h, w] px^2 of this size -> premultiplied colour, and what is clear."""
+    low, high = slices.squares(lens.radii.reduced[-2:])
+    whole, deeper = frame(square), None
+    if float((side * square).max()) > low:
+        small = whole.shrunk().shape
+        half, half_square = np.empty((4, *small), np.float32), np.empty(small, np.float32)
+        planes.shrink(
+            layer[:3], layer[3], square, whole, (half, half_square),
+            smooth=True, side=side, low=low, high=high,
+        )  # fmt: skip
+        if float(half[3].max()) > NOTHING:
+            deeper = _smaller(half, half_square, side, 2 * scale, lens, pool)
+    if side > 0 and deeper is not None:
+        total, deeper = planes.enlarged(deeper, 2, whole), None
+    else:
+        total = planes.nothing(square.shape)
+
+    def lay(part: Box) -> None:
+        octave = lens.octave(side, part, scale)
+        slices.add(total[(slice(None), *part.at)], layer[:3], layer[3], square, octave, part)
+
+    _run(lay, lens.parts(square.shape, scale), pool)
+    if deeper is not None:
+        planes.lay_under(total, deeper, 2, whole)
     return total
 
 
-def _whole_octave(total: Array, layer: Array, radius: Array, side: int, lens: _Lens) -> Array:
-    """`_octave` for the whole photo, where the pupil may change from place to place."""
-    shape = radius.shape
-    if not lens.pupil.cat_eye:
-        return _octave(total, layer, radius, side, lens, (0.0, 0.0))
-    result = np.empty_like(total)
-    for box in _tiles(shape, _even_block(shape)):
-        outer = box.grown(math.ceil(lens.slices.reduced[-1]) + 1, shape)
-        (y, x), (rows, columns) = outer.at, box.seen_from(outer).at
-        part = total[:, y, x].copy()
-        _octave(part, layer[:, y, x], radius[y, x], side, lens, lens.field(box, shape))
-        result[:, box.at[0], box.at[1]] = part[:, rows, columns]
-    return result
+def _hidden(layer: _Layer | None) -> Array | None:
+    """Colours of the farthest surface near each place: [3, h, w]; the layer changes."""
+    if layer is None:
+        return None
+    surfaces, square = layer
+    np.copysign(np.sqrt(np.abs(square, out=surfaces[3]), out=surfaces[3]), square, out=surfaces[3])
+    surfaces[3] *= 4  # radius, px of full size
+    lowest, highest, _ = planes.extremes(surfaces[3])
+    _keep_farthest(surfaces, max(-lowest, highest))
+    return surfaces[:3]
 
 
-# ---- sizes
-
-
-def _half(planes: Array, smooth: bool = False) -> Array:
-    """[n, h, w] -> [n, ceil(h / 2), ceil(w / 2)]: means of 2x2.
-
-    With `smooth`, means weighted 1 3 3 1: a light then keeps its place between the large pixels.
-    """
-    height, width = planes.shape[1:]
-    if smooth and height > 2 and width > 2:
-        planes = np.stack(
-            [cv2.sepFilter2D(p, -1, TENT, TENT, borderType=cv2.BORDER_REPLICATE) for p in planes]
-        )
-    if height % 2 or width % 2:
-        planes = np.pad(planes, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge")
-    size = ((width + 1) // 2, (height + 1) // 2)
-    result = np.empty((len(planes), size[1], size[0]), np.float32)
-    for source, target in zip(planes, result, strict=True):
-        cv2.resize(source, size, dst=target, interpolation=cv2.INTER_AREA)
-    return result
-
-
-def _halved(layer: Array, radius: Array, smooth: bool = False) -> tuple[Array, Array]:
-    """A premultiplied layer and the mean radius of what it covers, both at half size."""
-    half = _half(layer, smooth)
-    weighted = _half((layer[3] * radius)[None], smooth)[0]
-    return half, weighted / np.maximum(2 * half[3], EPSILON)
-
-
-def _enlarged(planes: Array, factor: int, box: Box) -> Array:
-    """The part at `box` of planes enlarged by 2 or 4, bilinear: [n, h, w]."""
-    height, width = planes.shape[1:]
-    y0, y1 = max(box.y0 // factor - 1, 0), min(-(-box.y1 // factor) + 1, height)
-    x0, x1 = max(box.x0 // factor - 1, 0), min(-(-box.x1 // factor) + 1, width)
-    size = (factor * (x1 - x0), factor * (y1 - y0))
-    y, x = box.y0 - factor * y0, box.x0 - factor * x0
-    result = np.empty((len(planes), box.y1 - box.y0, box.x1 - box.x0), np.float32)
-    for source, target in zip(planes[:, y0:y1, x0:x1], result, strict=True):
-        large = cv2.resize(source, size, interpolation=cv2.INTER_LINEAR)
-        target[:] = large[y : y + target.shape[0], x : x + target.shape[1]]
-    return result
-
-
-# ---- light
-
-
-def _decode(pixels: Image, box: Box | None = None, recovery: Recovery | None = None) -> Array:
-    """sRGB [h, w, 3] -> linear, and coverage 1: [4, h, w]; the photo's part at `box`, with what was
-    clipped there."""
-    linear = np.ones((4, *pixels.shape[:2]), np.float32)
-    for source, target in zip(cv2.split(pixels), linear[:3], strict=True):
-        if pixels.dtype == np.float32:
-            target[:] = _linear(np.maximum(source, 0))
-        else:
-            cv2.LUT(source, _decoding(256 if pixels.dtype == np.uint8 else 65536), dst=target)
-    if recovery is not None and box is not None:
-        recovery.apply(linear, pixels, box.y0, box.x0)
-    return linear
-
-
-def _encode(linear: Array, dtype: np.dtype[Any]) -> Image:
-    """Linear [3, h, w] -> sRGB [h, w, 3]."""
-    light = np.asarray(cv2.merge(list(linear)), np.float32)
-    if dtype == np.float32:
-        return _srgb(np.maximum(light, 0))
-    np.clip(light, 0, 1, out=light)
-    if dtype == np.uint16:
-        return np.round(_srgb(light) * 65535).astype(np.uint16)
-    light *= 65535  # 1/20 of an 8-bit level in the shadows, where the curve is steepest
-    return np.asarray(cv2.LUT(light.astype(np.uint16), _encoding()))
-
-
-@lru_cache
-def _decoding(levels: int) -> Array:
-    return _linear(np.arange(levels, dtype=np.float32) / np.float32(levels - 1))
-
-
-@lru_cache
-def _encoding() -> NDArray[np.uint8]:
-    middles = (np.arange(65536, dtype=np.float32) + np.float32(0.5)) / np.float32(65535)
-    return np.round(255 * np.minimum(_srgb(middles), 1)).astype(np.uint8)
-
-
-def _linear(srgb: Array) -> Array:
-    """IEC 61966-2-1."""
-    power = ((srgb + 0.055) / 1.055) ** 2.4
-    return np.where(srgb <= 0.04045, srgb / 12.92, power).astype(np.float32)
-
-
-def _srgb(linear: Array) -> Array:
-    power = 1.055 * linear ** (1 / 2.4) - 0.055
-    return np.where(linear <= 0.0031308, linear * 12.92, power).astype(np.float32)
+def _keep_farthest(surfaces: Array, reach: float) -> None:
+    """Colour and radius [4, h, w] become those of the farthest surface within `reach` px of each
+    place, smoothed."""
+    if reach > 1 and max(surfaces.shape[1:]) > 1:
+        around = planes.farthest_of_four(surfaces, HIDES)
+        _keep_farthest(around, reach / 2)
+        planes.keep_farthest(surfaces, around, HIDES)

@@ -1,4 +1,4 @@
-"""The compiled inner loop of the lens, where the install has it; NumPy and OpenCV do it otherwise.
+"""The compiled inner loops of the lens, where the install has them; NumPy does it otherwise.
 
 `native.cpp` is built beside this file when argan is built on a machine with a C++ compiler.
 ARGAN_NATIVE=0 leaves it aside.
@@ -11,8 +11,29 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
-VERSION = 1  # of the functions' arguments
+VERSION = 2  # of the functions' arguments
 LIBRARY = Path(__file__).with_name("_native.so")
+
+_f, _i, _n, _p = ctypes.c_float, ctypes.c_int, ctypes.c_long, ctypes.c_void_p
+FUNCTIONS: dict[str, tuple[list[type], type | None]] = {  # arguments, result
+    "argan_add_slices": (
+        [_p, _p, _p, _n, _n, _p, _n, _p, _p, _p, _p, _p, _i, _f, _p, _n, _n],
+        None,
+    ),
+    "argan_shrink": (
+        [_p, _p, _p, _n, _n, _n, _n, _f, _f, _f, _i, _i, _f, _p, _p, _n, _n, _n, _n],
+        None,
+    ),
+    "argan_enlarge": ([_p, _n, _n, _n, _i, _n, _n, _p, _n, _n, _n, _n, _i], None),
+    "argan_farthest_of_four": ([_p, _n, _n, _f, _f, _p], None),
+    "argan_keep_farthest": ([_p, _n, _n, _p, _f], None),
+    "argan_extremes": ([_p, _n, _p], _i),
+    "argan_squared": ([_p, _n, _n, _n, _f, _f, _f, _p, _p], None),
+    "argan_decode": ([_p, _n, _n, _n, _p, _p], None),
+    "argan_recover": ([_p, _n, _n, _n, _p, _n, _n, _f, _n, _n, _f, _p], None),
+    "argan_light_field": ([_p, _n, _n, _p, _n, _n, _n, _p, _n, _p], None),
+    "argan_encode": ([_p, _n, _n, _n, _n, _p, _n, _p, _n], None),
+}
 
 
 @lru_cache
@@ -24,12 +45,9 @@ def library() -> ctypes.CDLL | None:
         loaded = ctypes.CDLL(os.fspath(LIBRARY))
         if loaded.argan_native_version() != VERSION:
             return None
+        for name, (arguments, result) in FUNCTIONS.items():
+            getattr(loaded, name).argtypes = arguments
+            getattr(loaded, name).restype = result
     except (OSError, AttributeError):  # of another machine, or of an older argan
         return None
-    number, size, pointer = ctypes.c_float, ctypes.c_long, ctypes.c_void_p
-    loaded.argan_add_slice.argtypes = [
-        pointer, pointer, size, size, number, number, number, ctypes.c_int,
-        pointer, pointer, size, size, number, pointer,
-    ]  # fmt: skip
-    loaded.argan_add_slice.restype = None
     return loaded

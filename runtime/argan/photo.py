@@ -1,5 +1,7 @@
 """Files in and out: photos (JPEG, PNG, WebP) and disparity maps (.npy, 16-bit PNG).
 
+OpenCV is slow to import and imported only where it is needed.
+
 A disparity PNG is 16-bit grey: d = lo + v / 65535 (hi - lo), with the numbers lo and hi in its text
 chunks "lo" and "hi" (0 and 1 where absent).
 """
@@ -17,20 +19,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
+from argan import planes
 from argan.errors import InputError
 from argan.files import check_readable, write_atomic
 
 MAX_PIXELS = 150_000_000  # a 100 MP camera fits; a decompression bomb does not
 SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
 MAP_SUFFIXES = (".npy", ".png")
-COLORMAPS = {"inferno": cv2.COLORMAP_INFERNO, "viridis": cv2.COLORMAP_VIRIDIS}
 ColorMap = Literal["inferno", "viridis"]
 
+STRIP = 128  # rows copied at once
 ORIENTATION = 0x0112  # EXIF tag
 # From pixels as stored to upright pixels, by the value of the tag.
 UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
@@ -144,7 +146,17 @@ def _colours(image: Image.Image) -> Colours:
         image = image.convert("L") if image.mode in ("L", "LA") else rgba
     if image.mode in ("1", "L", "CMYK"):  # the profile is one of grey or ink: it ends here
         image, icc = _to_srgb(image, icc), None
-    return np.array(image.convert("RGB")), alpha, icc
+    return _pixels(image if image.mode == "RGB" else image.convert("RGB")), alpha, icc
+
+
+def _pixels(image: Image.Image) -> NDArray[np.uint8]:
+    """An RGB image -> [H, W, 3], in strips: Pillow's way there makes three copies."""
+    width, height = image.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, STRIP):
+        bottom = min(top + STRIP, height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, width, bottom)))
+    return pixels
 
 
 def _to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
@@ -159,6 +171,8 @@ def _to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
 
 
 def _deep_colours(image: Image.Image, file: IO[bytes]) -> Colours:
+    import cv2
+
     file.seek(0)
     bare = np.frombuffer(_bare_png(file.read()), np.uint8)
     stored = cv2.imdecode(bare, cv2.IMREAD_UNCHANGED)
@@ -242,10 +256,12 @@ def _encode(image: Image.Image, kind: str, photo: Photo) -> bytes:
 
 def _encode_deep_png(photo: Photo) -> bytes:
     """Pillow writes no 16-bit colour and OpenCV no profile: OpenCV's file, two chunks added."""
-    planes = photo.pixels[..., ::-1]
+    import cv2
+
+    layers = photo.pixels[..., ::-1]
     if photo.alpha is not None:
-        planes = np.dstack([planes, photo.alpha])
-    data = cv2.imencode(".png", planes)[1].tobytes()
+        layers = np.dstack([layers, photo.alpha])
+    data = cv2.imencode(".png", layers)[1].tobytes()
     extra = b""
     if photo.icc:
         extra += _png_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(photo.icc))
@@ -268,7 +284,7 @@ def load_disparity(path: str | os.PathLike[str]) -> NDArray[np.float32]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         disparity = _read_npy(path) if path.suffix.lower() == ".npy" else _read_map_png(path)
-    if not np.isfinite(disparity).all():
+    if not planes.extremes(disparity)[2]:
         raise InputError(f"{path} holds NaN or infinity; fill those pixels first")
     return disparity
 
@@ -289,6 +305,9 @@ def _read_npy(path: Path) -> NDArray[np.float32]:
         raise InputError(f"{path} holds no [H, W] array of numbers; save one map per file")
     if not 0 < array.size <= MAX_PIXELS:
         raise InputError(f"{path} has shape {array.shape}; give 1 to {MAX_PIXELS} pixels")
+    if array.dtype == np.float32:
+        del array
+        return np.asarray(np.load(path, allow_pickle=False), np.float32, order="C")
     return np.array(array, np.float32)  # float64 out of its range becomes infinity
 
 
@@ -334,8 +353,11 @@ def save_disparity(
 
 def to_colours(disparity: NDArray[Any], colormap: ColorMap = "inferno") -> NDArray[np.uint8]:
     """A map [H, W] from its least to its largest value as sRGB uint8 [H, W, 3]; bright = near."""
+    import cv2
+
     values, _, _ = _spread(disparity, 255)
-    bgr = cv2.applyColorMap(values.astype(np.uint8), COLORMAPS[colormap])
+    maps = {"inferno": cv2.COLORMAP_INFERNO, "viridis": cv2.COLORMAP_VIRIDIS}
+    bgr = cv2.applyColorMap(values.astype(np.uint8), maps[colormap])
     return np.ascontiguousarray(bgr[..., ::-1]).astype(np.uint8)
 
 

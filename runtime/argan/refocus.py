@@ -15,23 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from argan import bundle, lens, optics, photo, upsample
+from argan import bundle, embedded, heif, lens, optics, photo
 from argan.adapter import read_model
 from argan.backends import Backend, open_run, open_variant
 from argan.camera import inverse_depth, load_depth
 from argan.controls import Controls, Disparity, Focus, Setting, check_controls, settle
-from argan.errors import BundleError, InputError, MissingFileError, ShapeError
+from argan.errors import BundleError, Error, InputError, MissingFileError, ShapeError
 
 MODELS = Path(__file__).parent / "models"
 Picture = str | os.PathLike[str] | photo.Photo | Image.Image | NDArray[Any]
 Map = str | os.PathLike[str] | NDArray[Any]
 Pixels = NDArray[Any]  # sRGB [H, W, 3]: uint8, uint16, or float in 0..1
 Quality = Literal["final", "preview"]
+Source = Literal["auto", "embedded", "model"]
 
 # Sides of the network's picture. The upper bound keeps the work on a 20000 x 20 strip small.
 SHORTEST_PX = 64
@@ -59,6 +59,7 @@ class Look:
     pupil: optics.Pupil = optics.ROUND
     highlights: float = 1.0
     quality: Quality = "final"
+    max_memory: int | None = None  # MiB that the process may take, see `lens.render`
 
 
 PLAIN = Look()
@@ -70,6 +71,7 @@ class Opened(NamedTuple):
     pixels: Pixels
     exif: bytes | None
     rebuild: Callable[[Pixels], Any]
+    ours: bool  # nobody else has these pixels
 
 
 class Refocuser:
@@ -149,7 +151,7 @@ class Refocuser:
         if not np.isfinite(answer).all():
             raise BundleError("the model gave NaN or infinity for this photo; use another model")
         disparity = (answer[0, 0] - np.float32(out.lo)) / np.float32(out.hi - out.lo)
-        return upsample.edge_aware(disparity, _eight_bit(pixels))
+        return _enlarged(disparity, pixels)
 
 
 def load(
@@ -205,12 +207,16 @@ def refocus(
     highlights: float = 1.0,
     quality: Quality = "final",
     model: str | os.PathLike[str] | None = None,
+    source: Source = "auto",
     threads: int | None = None,
 ) -> Result:
-    """`Refocuser.refocus` with a model loaded for this one photo, or by a map of your own.
+    """`Refocuser.refocus` by the depth that the photo carries, with a model loaded for this one
+    photo, or by a map of your own.
 
     disparity  in place of a model: [H, W], larger = nearer; an array, .npy or 16-bit .png
     depth      the same in metres along the optical axis; a .png in millimetres
+    source     "embedded", "model", or "auto": the photo's own depth (`argan.embedded`) where it is
+               a file that has one and no model is named, else the model
     """
     controls = Controls(
         focus, focus_distance, f_number, blur, strength, focal_length, sensor_width, tilt,
@@ -218,9 +224,12 @@ def refocus(
     )  # fmt: skip
     look = Look(pupil, highlights, quality)
     if disparity is None and depth is None:
+        own, _ = find_embedded(picture, source, named=model is not None)
+        if own is not None:
+            return expose_embedded(picture, own, controls, look, threads=threads)
         return load(model, threads=threads).expose(picture, controls, look)
-    if model is not None:
-        raise InputError("a map and a model exclude each other: give one")
+    if model is not None or source != "auto":
+        raise InputError("a map and a model, or a source, exclude each other: give one")
     return expose(picture, controls, look, disparity=disparity, depth=depth, threads=threads)
 
 
@@ -251,6 +260,63 @@ def expose(
             " resize the map to the photo (upright)"
         )
     return _expose(opened, distances, controls, look, metric=metric, threads=threads)
+
+
+def find_embedded(
+    picture: Picture, source: Source, *, named: bool = False
+) -> tuple[embedded.EmbeddedDepth | None, str]:
+    """The depth that a photo carries, if that is to be used, else None; and a word on the choice.
+
+    named    whether a model is named, which "auto" then takes. It takes one as well where what the
+             photo carries can't be read. "embedded" raises InputError
+    """
+    if source == "embedded" and named:
+        raise InputError("the photo's own depth and a model exclude each other: give one")
+    if source == "model" or named:
+        return None, "of the model"
+    found, words = None, "of the model"
+    if isinstance(picture, str | os.PathLike):
+        try:
+            found = embedded.read(picture)
+        except Error as error:
+            if source == "embedded" or isinstance(error, MissingFileError):
+                raise
+            words += f" (the photo's own can't be used: {error})"
+    if found is not None:
+        return found, found.words
+    if source == "embedded":
+        name = _name(picture, "a picture that is no file")
+        raise InputError(f"{name} carries no depth; leave --source embedded out for the model's")
+    return None, words
+
+
+def embedded_disparity(
+    picture: Picture, own: embedded.EmbeddedDepth
+) -> tuple[Opened, Disparity]:
+    """The photo that a depth belongs to, and that depth at its size."""
+    opened = _open(own.original or picture)
+    return opened, _enlarged(own.filled(), opened.pixels)
+
+
+def expose_embedded(
+    picture: Picture,
+    own: embedded.EmbeddedDepth,
+    controls: Controls,
+    look: Look = PLAIN,
+    *,
+    threads: int | None = None,
+) -> Result:
+    """`refocus` by the depth that the photo carries. Where that is in 1/m, the lens is, if no other
+    is given, the full-frame one with the photo's view, and the f-number f/1.8."""
+    metric = (0.0, 1.0) if own.metric else None
+    if own.metric:
+        controls = dataclasses.replace(controls, full_frame=True)
+    opened, disparity = embedded_disparity(picture, own)
+    check_controls(controls, opened.pixels.shape, metric)
+    return _expose(
+        opened, disparity, controls, look, metric=metric, f_number=optics.REFERENCE_F_NUMBER,
+        threads=threads,
+    )  # fmt: skip
 
 
 def _name(source: Any, otherwise: str) -> str:
@@ -287,6 +353,7 @@ def _expose(
     image = render(
         opened.pixels, distances, focus=focus, blur=blur, pupil=look.pupil,
         highlights=look.highlights, quality=look.quality, threads=threads,
+        max_memory=look.max_memory, in_place=opened.ours and look.max_memory is not None,
     )  # fmt: skip
     return Result(opened.rebuild(image), disparity, setting.focus, setting)
 
@@ -313,8 +380,11 @@ def render(
     highlights: float = 1.0,
     quality: Quality = "final",
     threads: int | None = None,
+    max_memory: int | None = None,
+    in_place: bool = False,
 ) -> Pixels:
-    """`lens.render` for every type of picture; options are checked first."""
+    """`lens.render` for every type of picture; options are checked first. in_place: the pixels may
+    be changed, which saves their memory."""
     if not math.isfinite(focus):
         raise InputError(f"focus {focus}: give a finite disparity")
     if not 0 <= blur < math.inf:
@@ -323,7 +393,7 @@ def render(
     taken = pixels.astype(np.float32) if pixels.dtype.kind == "f" else pixels
     image = lens.render(
         taken, disparity, focus=focus, blur=blur, pupil=pupil, highlights=highlights,
-        quality=quality, threads=threads,
+        quality=quality, threads=threads, max_memory=max_memory, out=taken if in_place else None,
     )  # fmt: skip
     return image.astype(pixels.dtype, copy=False)
 
@@ -361,8 +431,17 @@ def network_image(
     return np.ascontiguousarray(_unit(small).transpose(2, 0, 1)[None])
 
 
+def _enlarged(disparity: Disparity, pixels: Pixels) -> Disparity:
+    """A small map at the photo's size."""
+    from argan.upsample import edge_aware  # imports OpenCV, slowly
+
+    return edge_aware(disparity, _eight_bit(pixels))
+
+
 def _resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     """By area where that shrinks, else bilinear."""
+    import cv2  # slow to import
+
     if pixels.dtype.kind == "f":
         pixels = pixels.astype(np.float32, copy=False)  # OpenCV knows no float16
     shrinks = pixels.shape[0] * pixels.shape[1] > size[0] * size[1]
@@ -387,14 +466,18 @@ def _eight_bit(pixels: Pixels) -> NDArray[np.uint8]:
 
 def _open(picture: Picture) -> Opened:
     if isinstance(picture, np.ndarray):
-        return Opened(_check_array(picture), None, lambda pixels: pixels)
+        return Opened(_check_array(picture), None, lambda pixels: pixels, False)
     if isinstance(picture, Image.Image):
         taken = photo.from_pil(picture)
         return Opened(
-            taken.pixels, taken.exif, lambda px: photo.to_pil(dataclasses.replace(taken, pixels=px))
+            taken.pixels, taken.exif,
+            lambda px: photo.to_pil(dataclasses.replace(taken, pixels=px)), True,
         )
-    loaded = picture if isinstance(picture, photo.Photo) else photo.load(picture)
-    return Opened(loaded.pixels, loaded.exif, lambda px: dataclasses.replace(loaded, pixels=px))
+    ours = not isinstance(picture, photo.Photo)
+    loaded = picture if isinstance(picture, photo.Photo) else heif.load_photo(picture)
+    return Opened(
+        loaded.pixels, loaded.exif, lambda px: dataclasses.replace(loaded, pixels=px), ours
+    )
 
 
 def _check_array(pixels: Pixels) -> Pixels:

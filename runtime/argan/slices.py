@@ -1,4 +1,4 @@
-"""One slice of the photo: blurred by the pupil and laid behind what is in front of it.
+"""Slices of the photo: each blurred by the pupil and laid behind what is in front of it.
 
 Every pixel belongs to the two slices whose radii lie around its own. A slice's coverage at a place
 is the part it has of all that is not hidden there by nearer slices:
@@ -15,14 +15,16 @@ in front leaves half clear, and the next one covers all of what is not hidden.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from argan import native
 from argan.optics import Pupil
+from argan.planes import Box, ramp
 
 Array = NDArray[np.float32]
 
@@ -31,91 +33,116 @@ RINGS = 8  # of a pupil with a rim brighter or darker than its middle
 FINE = 16  # thin columns of a pixel
 
 
-def add(
-    total: Array,
-    layer: Array,
-    square: Array,
-    stops: list[float],
-    index: int,
-    radius: float,
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """Slices, the nearest first.
+
+    bounds  [n, 3]: squared radii, with the radius' sign, of the slice behind, its own, and the
+            slice in front; infinite where there is none
+    spans   the pupil of each: see `spans`
+    front   whether the layer leaves out what is behind it (else: what is in front of it)
+    """
+
+    bounds: Array
+    spans: tuple[tuple[Array, Array], ...]
+    front: bool
+
+    @cached_property
+    def packed(self) -> tuple[Array, NDArray[np.int32], NDArray[np.int32], Array, Array]:
+        """bounds, reach and number of rings of each, spans and weights of all."""
+        reaches = np.array([extent.shape[1] // 2 for extent, _ in self.spans], np.int32)
+        rings = np.array([len(weights) for _, weights in self.spans], np.int32)
+        extents = np.concatenate([extent.ravel() for extent, _ in self.spans])
+        return self.bounds, reaches, rings, extents, np.concatenate([w for _, w in self.spans])
+
+
+@lru_cache(maxsize=512)
+def stack(
+    stops: Sequence[float],
+    radii: Sequence[float | None],
     pupil: Pupil,
     field: tuple[float, float] = (0.0, 0.0),
     front: bool = False,
-) -> None:
-    """Lay slice `index` behind what `total` holds already.
-
-    total   [4, h, w]: premultiplied colour, and what is still clear; changed.
-    layer   [4, h, w]: premultiplied colour and coverage of all surfaces of this size.
-    square  [h, w]: squared radius of each pixel, with the sign of the radius.
-    stops   signed radii of the slices, rising; the first and the last stand for all beyond.
-    radius  signed, px: the blur of this slice.
-    field   where in the photo, see `Pupil.discs`.
-    front   whether the layer leaves out what is behind it (else: what is in front of it).
-    """
-    below, at, above = (
-        math.copysign(stops[i] ** 2, stops[i]) if 0 <= i < len(stops) else math.inf * (i - index)
-        for i in (index - 1, index, index + 1)
+) -> Stack:
+    """stops: signed radii of the slices, rising; the first and the last stand for all beyond.
+    radii: signed px, the blur of each; None for a slice that is left out. field: where in the
+    photo, see `Pupil.discs`."""
+    ends = (-math.inf, *squares(stops), math.inf)
+    taken = [i for i in reversed(range(len(stops))) if radii[i] is not None]
+    return Stack(
+        np.array([ends[i : i + 3] for i in taken], np.float32),
+        tuple(spans(radius, pupil, field) for i in taken if (radius := radii[i]) is not None),
+        front,
     )
-    ways = spans(radius, pupil, field)
+
+
+def squares(stops: Sequence[float]) -> list[float]:
+    return [math.copysign(r * r, r) for r in stops]
+
+
+def add(
+    total: Array, colour: Array, coverage: Array | None, square: Array, slices: Stack, part: Box
+) -> None:
+    """Lay slices behind what `total` holds already.
+
+    total     [4, n, m]: premultiplied colour, and what is still clear; changed
+    colour    [3, h, w], premultiplied, of all surfaces of this size; total is at its `part`
+    coverage  [h, w], 1 if None
+    square    [h, w]: squared radius of each pixel, with the sign of the radius
+    """
     compiled = native.library()
     if compiled is None:
-        add_numpy(total, layer, square, below, at, above, ways, front)
+        for bounds, ways in zip(slices.bounds, slices.spans, strict=True):
+            add_numpy(total, colour, coverage, square, bounds, ways, slices.front, part)
         return
-    extent, weights = ways
-    compiled.argan_add_slice(
-        layer.ctypes.data, square.ctypes.data, *square.shape, below, at, above, int(front),
-        extent.ctypes.data, weights.ctypes.data, len(weights), extent.shape[1] // 2, LEAST,
-        total.ctypes.data,
+    bounds, reaches, rings, extents, weights = slices.packed
+    place = np.array(part, np.int_)
+    compiled.argan_add_slices(
+        colour.ctypes.data, None if coverage is None else coverage.ctypes.data,
+        square.ctypes.data, *square.shape, place.ctypes.data, len(bounds), bounds.ctypes.data,
+        reaches.ctypes.data, rings.ctypes.data, extents.ctypes.data, weights.ctypes.data,
+        int(slices.front), LEAST, total.ctypes.data, total.strides[0] // 4, total.strides[1] // 4,
     )  # fmt: skip
 
 
 def add_numpy(
     total: Array,
-    layer: Array,
+    colour: Array,
+    coverage: Array | None,
     square: Array,
-    below: float,
-    at: float,
-    above: float,
+    bounds: Array,
     ways: tuple[Array, Array],
     front: bool,
+    part: Box,
 ) -> None:
-    """`add` without the compiled functions; their reference."""
-    taken = (square > below) & (square < above) & (layer[3] > 0)
-    rows, columns = np.flatnonzero(taken.any(axis=1)), np.flatnonzero(taken.any(axis=0))
-    if not len(rows):
-        return
+    """One slice of `add` without the compiled functions; their reference."""
+    below, at, above = (float(bound) for bound in bounds)
     kernel = filter_of(*ways)
     reach = len(kernel) // 2
-    # What the slice can reach, and what is needed to blur that.
-    inner, outer = (
-        tuple(slice(max(int(a[0]) - by, 0), int(a[-1]) + 1 + by) for a in (rows, columns))
-        for by in (reach + 1, 2 * reach + 1)
-    )
-    here = ramp(square[outer], below, at)
-    nearer = ramp(square[outer], at, above)
-    base = layer[:, outer[0], outer[1]]
-    unhidden = (1 if front else base[3]) - base[3] * nearer
-    planes = [*(base * (here - nearer)), np.asarray(unhidden, np.float32)]
+    around = part.grown(reach, square.shape)
+    squared = square[around.at]
+    base = np.ones_like(squared) if coverage is None else coverage[around.at]
+    if not ((squared > below) & (squared < above) & (base > 0)).any():
+        return
+    here, nearer = ramp(squared, below, at), ramp(squared, at, above)
+    unhidden = (1 if front else base) - base * nearer
+    share = here - nearer
+    planes = [*(colour[(slice(None), *around.at)] * share), base * share, unhidden]
     if reach:
-        planes = [cv2.filter2D(p, -1, kernel, borderType=cv2.BORDER_REPLICATE) for p in planes]
-    target = total[:, inner[0], inner[1]]
-    y, x = (i.start - o.start for i, o in zip(inner, outer, strict=True))
-    seen = slice(y, y + target.shape[1]), slice(x, x + target.shape[2])
-    *colour, share, unhidden = (plane[seen] for plane in planes)
-    weight = target[3] / np.maximum(unhidden, LEAST)
-    for into, plane in zip(target, colour, strict=False):
+        planes = [_blurred(plane, kernel, around, part) for plane in planes]
+    *light, share, unhidden = planes
+    weight = total[3] / np.maximum(unhidden, LEAST)
+    for into, plane in zip(total, light, strict=False):
         into += weight * plane
-    target[3] = np.clip(target[3] - weight * share, 0, 1)
+    total[3] = np.clip(total[3] - weight * share, 0, 1)
 
 
-def ramp(square: Array, low: float, high: float) -> Array:
-    """0 up to `low`, 1 from `high` on; linear in the squared radius, the variance of a disc, so
-    that a mixture of two neighbouring discs is as wide as the disc between them."""
-    if low == -math.inf:
-        return np.ones_like(square)
-    if high == math.inf:
-        return np.zeros_like(square)
-    return np.asarray(np.clip((square - np.float32(low)) * np.float32(1 / (high - low)), 0, 1))
+def _blurred(plane: Array, kernel: Array, around: Box, part: Box) -> Array:
+    """The plane at `around` blurred -> at `part`; beyond the whole its edge goes on."""
+    import cv2  # slow to import, and needed here alone
+
+    wide = cv2.filter2D(plane, -1, kernel, borderType=cv2.BORDER_REPLICATE)
+    return np.asarray(wide[part.seen_from(around).at])
 
 
 @lru_cache(maxsize=2048)

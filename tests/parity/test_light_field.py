@@ -142,3 +142,11 @@ def test_photograph_is_the_mean_of_the_views(aperture):
     image, disparity = scene()
     fast = lens.light_field(image, disparity, aperture)
     assert np.abs(fast - render.light_field(image, disparity, aperture)).max() < TOLERANCE["cpu"]
+
+
+def test_strips_of_a_tall_picture_meet():
+    rng = np.random.default_rng(7)
+    image = rng.random((300, 21, 3)).astype(np.float32)
+    disparity = (12 * rng.random((300, 21)) - 6).astype(np.float32)
+    fast = lens.light_field(image, disparity, APERTURES["5x5"])
+    assert np.abs(fast - render.light_field(image, disparity, APERTURES["5x5"])).max() < 1e-5

@@ -140,7 +140,7 @@ BAD = {
     "quality": (["refocus", "photo.jpg", *MODEL, "--quality", "best"], "--quality"),
     "backend": (["refocus", "photo.jpg", *MODEL, "--backend", "tensorrt"], "--backend"),
     "output type": (["refocus", "photo.jpg", *MODEL, "-o", "out.tif"], "use .jpg"),
-    "depth as jpg": (["depth", "photo.jpg", *MODEL, "-o", "out.jpg"], "use .npy or .png"),
+    "depth as jpg": (["depth", "photo.jpg", *MODEL, "-o", "out.jpg"], "use .png, .npy or .exr"),
     "output folder": (["refocus", "photo.jpg", *MODEL, "-o", "gone/out.jpg"], "make it first"),
     "onto the input": (["refocus", "photo.jpg", *MODEL, "-o", "photo.jpg"], "is an input"),
     "onto the map": (

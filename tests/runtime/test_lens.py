@@ -1,15 +1,20 @@
 import json
 import math
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
-from argan import highlights, lens, native, optics
+from argan import highlights, lens, native, optics, planes
 from argan.errors import InputError, ShapeError
 from argan.optics import ROUND, Aperture, Pupil
+from argan.planes import Box
 
 DATA = Path(os.environ.get("ARGAN_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
@@ -276,8 +281,8 @@ def test_a_clipped_channel_is_guessed_from_the_others():
     photo = np.round(255 * np.minimum(srgb(light), 1)).astype(np.uint8)
     disparity = np.zeros((384, 512), np.float32)
     disparity[:] = np.linspace(0, 1e-3, 512)  # all blurred alike
-    found = highlights.recovery(photo, lens._decode)
-    restored = lens._decode(photo, lens.Box(0, 384, 0, 512), found)
+    found = highlights.recovery(photo)
+    restored = lens._Photo(photo, disparity, found).light(Box(0, 384, 0, 512))
     wrong = np.abs(restored[0] - light[..., 0]).mean()
     assert wrong < 0.25 * np.abs(np.minimum(light[..., 0], 1) - light[..., 0]).mean()
 
@@ -285,23 +290,155 @@ def test_a_clipped_channel_is_guessed_from_the_others():
 def test_known_highlights_are_left_alone():
     photo = np.full((32, 32, 3), 1.0, np.float32)
     photo[4, 4] = 3
-    assert highlights.recovery(photo, lens._decode) is None
+    assert highlights.recovery(photo) is None
 
 
-# ---- the compiled inner loop
+# ---- the compiled functions
 
-NATIVE_GAP = 2e-4  # of light in 0..1; 2.6e-4 of light seen where weights reach 1 / slices.LEAST
+compiled_only = pytest.mark.skipif(
+    native.library() is None, reason="argan was built without a C++ compiler"
+)
+NATIVE_GAP = 2e-4  # of light in 0..1; 1.2e-4 of light seen where weights reach 1 / slices.LEAST
 
 
-@pytest.mark.skipif(native.library() is None, reason="argan was built without a C++ compiler")
+def both_ways(monkeypatch: pytest.MonkeyPatch, run: Callable[[], Any]) -> tuple[Any, Any]:
+    """What the compiled functions make of it, and what NumPy does."""
+    compiled = run()
+    monkeypatch.setattr(native, "library", lambda: None)
+    return compiled, run()
+
+
+@compiled_only
 @pytest.mark.parametrize("pupil", [Pupil(), Pupil(7, 0.3, 0.2), Pupil(rim=0.7), Pupil(cat_eye=0.9)])
 def test_compiled_and_numpy_agree(pupil, monkeypatch):
     photo, disparity = noise(180, 260, np.float32), slope(180, 260)
     options = {"focus": 0.45, "blur": 60, "pupil": pupil}
-    compiled = lens.render(photo, disparity, **options)
-    monkeypatch.setattr(native, "library", lambda: None)
-    plain = lens.render(photo, disparity, **options)
+    compiled, plain = both_ways(monkeypatch, lambda: lens.render(photo, disparity, **options))
     assert np.abs(linear(compiled) - linear(plain)).max() < NATIVE_GAP
+
+
+@compiled_only
+def test_compiled_and_numpy_agree_on_a_photo_with_lights(monkeypatch):
+    photo, disparity = noise(181, 259), slope(181, 259)
+    photo[40:46, 30:36] = photo[90:170, 100:180] = 255
+    photo[:, 200:204, 0] = 255
+    compiled, plain = both_ways(
+        monkeypatch, lambda: lens.render(photo, disparity, focus=0.45, blur=60).astype(int)
+    )
+    # Light on either side of the middle between two levels: 1 of 1000 values seen.
+    assert np.abs(compiled - plain).max() <= 1 and np.mean(compiled != plain) < 0.01
+
+
+def layer_of(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Premultiplied colour and coverage [4, h, w], and signed squared radius [h, w]."""
+    rng = np.random.default_rng(1)
+    layer = rng.random((4, height, width), dtype=np.float32)
+    layer[3, ::3] = 0
+    layer[:3] *= layer[3]
+    return layer, (300 * rng.random((height, width)) - 150).astype(np.float32)
+
+
+def shrunk(factor: int, smooth: bool, side: int, covered: bool) -> np.ndarray:
+    layer, square = layer_of(41, 39)
+    size = (-(-37 // factor), -(-35 // factor))
+    into = np.empty((4, *size), np.float32), np.empty(size, np.float32)
+    planes.shrink(
+        layer[:3], layer[3] if covered else None, square, Box(4, 41, 4, 39), into,
+        factor=factor, smooth=smooth, side=side, low=20, high=70,
+    )  # fmt: skip
+    return np.stack([*into[0], into[1] / 150])
+
+
+def laid_under(planes_of: int, factor: int) -> np.ndarray:
+    total, deeper = layer_of(23, 31)[0], layer_of(9, 11)[0][:planes_of]
+    planes.lay_under(total, deeper, factor, Box(3, 26, 2, 33))
+    return total
+
+
+def keeping_the_farthest() -> np.ndarray:
+    surfaces = layer_of(17, 23)[0]
+    surfaces[3] *= 5
+    around = planes.farthest_of_four(surfaces, 1.0)
+    planes.keep_farthest(surfaces, around, 1.0)
+    return np.concatenate([surfaces.ravel(), around.ravel()])
+
+
+FUNCTIONS = {
+    **{
+        f"shrink {factor} {smooth} {side} {covered}": lambda args=(
+            factor, smooth, side, covered
+        ): shrunk(*args)
+        for factor, smooth in ((2, False), (2, True), (4, True))
+        for side in (1, -1)
+        for covered in (True, False)
+    },
+    **{f"enlarge {f}": lambda f=f: planes.enlarged(layer_of(9, 11)[0], f, Box(1, 2 * f, 3, 8 * f))
+       for f in (2, 4)},
+    **{f"lay {n} under, {f}": lambda n=n, f=f: laid_under(n, f) for n in (3, 4) for f in (4,)},
+    "farthest": keeping_the_farthest,
+    "squared": lambda: planes.squared(slope(11, 13)[:, 2:], 0.4, 50, 20)[0] / 400,
+    "extremes": lambda: np.array(planes.extremes(slope(11, 13))),
+    "decode": lambda: planes.decoded(noise(11, 13)[:, 1:]),
+}  # fmt: skip
+
+
+@compiled_only
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_each_compiled_function_does_what_numpy_does(name, monkeypatch):
+    compiled, plain = both_ways(monkeypatch, FUNCTIONS[name])
+    assert compiled.shape == plain.shape
+    np.testing.assert_allclose(compiled, plain, rtol=1e-5, atol=1e-6)  # 4e-7 seen
+
+
+def test_every_level_of_8_bits_comes_back():
+    levels = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    back = np.empty_like(levels)
+    planes.encode(planes.decoded(levels), back)
+    assert np.array_equal(back, levels)
+
+
+# ---- memory
+
+
+STRIPS = """
+import re, sys
+import numpy as np
+from argan import lens
+from argan.errors import InputError
+case = dict(np.load("case.npz"))
+photo, options = case.pop("photo"), {"focus": 0.6, "blur": 30.0, "threads": 1}
+try:
+    lens.render(photo, case["disparity"], max_memory=1, **options)
+except InputError as error:
+    least = 8 + int(re.search("1 MiB are too few .* give ([0-9]+) or more", str(error))[1])
+result = lens.render(photo, case["disparity"], max_memory=least, out=photo, **options)
+np.save("strips.npy", result)
+peak = re.search("VmHWM:[ \\t]+([0-9]+)", open("/proc/self/status").read())[1]
+print(result is photo, least, int(peak) / 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+def test_strips_show_no_seams_and_keep_to_the_memory(tmp_path):
+    """In a process of its own: this one holds more."""
+    photo, disparity = cv2.blur(noise(1500, 1200), (5, 5)), slope(1500, 1200)
+    photo[::50, ::50] = 255
+    np.savez(tmp_path / "case.npz", photo=photo, disparity=disparity)
+    command = [sys.executable, "-c", STRIPS]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path)
+    in_place, least, peak = done.stdout.split()
+    assert in_place == "True" and float(peak) <= int(least)
+    whole = lens.render(photo, disparity, focus=0.6, blur=30).astype(int)
+    strips = np.load(tmp_path / "strips.npy")
+    assert np.abs(strips - whole).max() <= 2  # 1 seen
+    assert np.mean(strips != whole) < 0.02
+
+
+def test_the_result_may_replace_the_photo():
+    photo, disparity = noise(300, 200), slope(300, 200)
+    done = photo.copy()
+    assert lens.render(done, disparity, focus=0.6, blur=30, out=done) is done
+    assert np.array_equal(done, lens.render(photo, disparity, focus=0.6, blur=30))
 
 
 # ---- the whole range of input
@@ -357,6 +494,8 @@ def test_bad_input_is_named():
         Pupil(2)
     with pytest.raises(InputError, match="finite"):
         lens.render(photo, disparity, focus=math.nan, blur=3)
+    with pytest.raises(ShapeError, match="give the photo's shape and type"):
+        lens.render(photo, disparity, focus=0, blur=3, out=photo[:8])
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

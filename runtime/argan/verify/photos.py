@@ -12,9 +12,9 @@ import numpy as np
 from argan import metrics
 from argan.backends import Backend
 from argan.bundle import Bundle
+from argan.controls import auto_focus
 from argan.errors import Error
 from argan.optics import blur_of_f_number
-from argan.controls import auto_focus
 from argan.refocus import Refocuser, network_size, render
 from argan.scenes import Scene
 from argan.verify.result import Array, Check, Fault, Limits, Photo
