@@ -238,7 +238,7 @@ def told_to_stop(received: list[int], step: int, device: torch.device) -> bool:
 def diverged(names: list[str], step: int, folder: Path) -> str:
     return (
         f"{', '.join(names)} is not finite at step {step}: {folder} keeps the last good"
-        " checkpoint; lower the learning rate and --resume"
+        " checkpoint; begin a new run with a lower learning rate"
     )
 
 

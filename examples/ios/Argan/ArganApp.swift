@@ -2,6 +2,7 @@
 
 import PhotosUI
 import SwiftUI
+import UIKit
 
 @main
 struct ArganApp: App {
@@ -106,7 +107,8 @@ struct EditorView: View {
         .task(id: picked) {
             guard let picked else { return }
             do {
-                if let data = try await picked.loadTransferable(type: Data.self) { await open(data) }
+                let data = try await picked.loadTransferable(type: Data.self)
+                if let data { await open(data) }
             } catch {
                 problem = error.localizedDescription
             }
@@ -118,8 +120,7 @@ struct EditorView: View {
         let (height, width) = (refocuser.bundle.height, refocuser.bundle.width)
         GeometryReader { space in
             if let shown = showsBefore ? before : after {
-                Image(decorative: shown, scale: 1).resizable()
-                    .accessibilityLabel("Photo. Tap what is to be sharp.")
+                Image(shown, scale: 1, label: Text("Photo. Tap what is to be sharp.")).resizable()
                     .onTapGesture { tap in
                         let x = Int(tap.x / space.size.width * Double(width))
                         let y = Int(tap.y / space.size.height * Double(height))
@@ -158,7 +159,7 @@ struct EditorView: View {
     private func render() async {
         guard let photo else { return }
         do {
-            try await Task.sleep(for: .milliseconds(30))  // of a moving slider the last place counts
+            try await Task.sleep(for: .milliseconds(30))  // only a slider's last place counts
             let output = try await refocuser.refocus(
                 photo, focus: setting.focus, fNumber: setting.fNumber)
             try Task.checkCancellation()
@@ -199,7 +200,9 @@ struct Camera: UIViewControllerRepresentable {
 
     func makeCoordinator() -> Coordinator { Coordinator(onEnd) }
 
-    final class Coordinator: NSObject, UIImagePickerControllerDelegate, UINavigationControllerDelegate {
+    final class Coordinator: NSObject, UIImagePickerControllerDelegate,
+        UINavigationControllerDelegate
+    {
         private let onEnd: (Data?) -> Void
         init(_ onEnd: @escaping (Data?) -> Void) { self.onEnd = onEnd }
 

@@ -70,7 +70,7 @@ struct Arrays {
         let end = data.count - 22  // of a zip without comment
         guard try zip.number(end, 4) == 0x0605_4b50 else { throw Problem("golden.npz is no zip.") }
         var entry = try zip.number(end + 16, 4)
-        // Sizes come from the directory at the end: NumPy's local headers have them in a zip64 field.
+        // Sizes are those of the directory at the end: NumPy's local headers have a zip64 field.
         for _ in 0..<(try zip.number(end + 10, 2)) {
             guard try zip.number(entry, 4) == 0x0201_4b50, try zip.number(entry + 10, 2) == 0 else {
                 throw Problem("golden.npz is compressed or damaged; export the bundle again.")

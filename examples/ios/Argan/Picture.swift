@@ -23,7 +23,8 @@ struct Picture: Sendable {
             let columns = about[kCGImagePropertyPixelWidth] as? Int,
             let rows = about[kCGImagePropertyPixelHeight] as? Int, min(columns, rows) > 0
         else { throw Problem("That is no photo that this phone can read.") }
-        let longest = Double(max(height, width)) * Double(max(columns, rows)) / Double(min(columns, rows))
+        let shape = Double(max(columns, rows)) / Double(min(columns, rows))
+        let longest = Double(max(height, width)) * shape
         let options: [CFString: Any] = [
             kCGImageSourceCreateThumbnailFromImageAlways: true,
             kCGImageSourceCreateThumbnailWithTransform: true,
@@ -36,7 +37,8 @@ struct Picture: Sendable {
         let scale = max(
             Double(width) / Double(decoded.width), Double(height) / Double(decoded.height))
         let (w, h) = (Double(decoded.width) * scale, Double(decoded.height) * scale)
-        let place = CGRect(x: (Double(width) - w) / 2, y: (Double(height) - h) / 2, width: w, height: h)
+        let (left, low) = ((Double(width) - w) / 2, (Double(height) - h) / 2)
+        let place = CGRect(x: left, y: low, width: w, height: h)
         withContext {
             $0.interpolationQuality = .high
             $0.draw(decoded, in: place)
@@ -49,7 +51,7 @@ struct Picture: Sendable {
         let count = height * width
         precondition(planes.count == 3 * count)
         for pixel in 0..<count {
-            for channel in 0..<3 {  // min and max in this order: NaN becomes 0
+            for channel in 0..<3 {  // min and max in this order: no NaN gets through
                 let value = max(0, min(1, planes[channel * count + pixel]))
                 bytes[4 * pixel + 2 - channel] = UInt8((value * 255).rounded())
             }

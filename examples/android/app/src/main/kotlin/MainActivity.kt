@@ -145,7 +145,8 @@ fun Editor(refocuser: Refocuser) {
         Switch(showsBefore, { showsBefore = it })
     }
     Row(horizontalArrangement = Arrangement.spacedBy(8.dp)) {
-        Button({ picker.launch(PickVisualMediaRequest(PickVisualMedia.ImageOnly)) }) { Text("Open") }
+        val photos = PickVisualMediaRequest(PickVisualMedia.ImageOnly)
+        Button({ picker.launch(photos) }) { Text("Open") }
         Button({ camera.launch(shot) }) { Text("Camera") }
         after?.let { Button({ attempt { words = context.save(it) } }) { Text("Save") } }
     }
@@ -171,6 +172,7 @@ private suspend fun Context.save(picture: Bitmap): String = withContext(Dispatch
         contentResolver.delete(uri, null, null)
         throw Problem("The picture can't be written.")
     }
-    contentResolver.update(uri, ContentValues().apply { put(MediaStore.Images.Media.IS_PENDING, 0) }, null, null)
+    about.put(MediaStore.Images.Media.IS_PENDING, 0)
+    contentResolver.update(uri, about, null, null)
     "Saved among the pictures."
 }

@@ -33,7 +33,7 @@ class ModelBundle(private val assets: AssetManager) {
                 it.getString("dtype") == "float32" && it.getString("layout") == "NHWC"
         }.associateBy { it.getString("precision") }
         val chosen = listOf("fp16", "fp32", "int8").firstNotNullOfOrNull { fitting[it] }
-            ?: throw Problem("The bundle has no TFLite refocus graph; export it with --refocus 512.")
+            ?: throw Problem("No TFLite refocus graph in the bundle; export it with --refocus 512.")
         val size = chosen.getJSONArray("sizes").getJSONArray(0)
         precision = chosen.getString("precision")
         model = "$FOLDER/${chosen.getString("file")}"
@@ -73,7 +73,7 @@ class Arrays(npz: InputStream) {
         return values
     }
 
-    /** A .npy of version 1.0: magic, the length of a header in Python's notation, header, values. */
+    /** A .npy of version 1.0: magic, the length of a header in Python's notation, it, values. */
     private fun array(npy: ByteArray): Pair<List<Int>, FloatArray> {
         val bytes = ByteBuffer.wrap(npy).order(ByteOrder.LITTLE_ENDIAN)
         val length = bytes.getShort(8).toInt()

@@ -24,7 +24,8 @@ class Refocuser private constructor(assets: AssetManager) : AutoCloseable {
     class Output(val bitmap: Bitmap, val disparity: FloatArray)
 
     val bundle = ModelBundle(assets)
-    private val model = CompiledModel.create(assets, bundle.model, CompiledModel.Options(Accelerator.CPU))
+    private val model =
+        CompiledModel.create(assets, bundle.model, CompiledModel.Options(Accelerator.CPU))
     private val signature = "s${bundle.height}x${bundle.width}"
     private val inputs =
         listOf("image", "focus", "blur").associateWith { model.createInputBuffer(it, signature) }
@@ -138,7 +139,7 @@ class Refocuser private constructor(assets: AssetManager) : AutoCloseable {
     companion object {
         private val worker = Dispatchers.Default.limitedParallelism(1)
 
-        suspend fun load(assets: AssetManager): Refocuser = withContext(worker) { Refocuser(assets) }
+        suspend fun load(assets: AssetManager) = withContext(worker) { Refocuser(assets) }
 
         /** dB, peak 1. */
         fun psnr(got: FloatArray, expected: FloatArray): Double {
