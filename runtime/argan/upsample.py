@@ -6,8 +6,9 @@ the side whose sure pixels around it look more like it, weighed against what the
 
 What was cut along the photo, blurred again, must be the map. Wherever it is not, the map is at
 fault as a whole (a network's map is often half a pixel off, and how soft it is differs from one to
-the next: both are measured, and undone before the cut), or the cut is: the two levels, as a blurred
-map shows too little of the step at narrow things, or the outline's place.
+the next: both are measured, and undone before the cut), or the two levels are: a blurred map shows
+too little of the step at narrow things. Where map and photo disagree on an outline's place, the
+photo is right.
 
 All this is done at three times the map's size at most. Only three planes are brought to full size,
 where the outline is then cut: it is as sharp as the photo, not as the vote.
@@ -50,9 +51,8 @@ USUAL_BLUR = 1.0  # px^2 of the map: variance at which the measuring starts
 MOST_BLUR = 4.0  # px^2
 OWN_BLUR = 0.1  # px^2: a cut at the map's size is this soft itself
 SHARPENED = 3  # steps of van Cittert's deconvolution
+NARROW = 2  # times what a ridge rises above its surroundings, that sharpening may add
 LEVELS = 5  # px of the map: window in which the two levels are fitted
-CORRECTED = 2  # times that the outline's place is corrected,
-CORRECTION = 24  # by this much, of log-odds for a difference of one step
 TILE = 128  # px of the vote: its planes stay in a second-level cache
 STRIP = 32  # rows at full size
 
@@ -75,7 +75,7 @@ def edge_aware(disparity: Array, guide: Image) -> Array:
     small, blur = _registered(small, _colours(guide, small.shape[::-1]))
     scale = min(max((VOTE_PX / small.size) ** 0.5, 1), VOTE_SCALE)
     size = min(round(scale * small.shape[1]), width), min(round(scale * small.shape[0]), height)
-    cut = _corrected(_cut(small, blur, _colours(guide, size)), small, blur)
+    cut = _levelled(_cut(small, blur, _colours(guide, size)), small, blur)
     return cut.enlarged((height, width), lowest, highest)
 
 
@@ -126,6 +126,17 @@ def _cut(small: Array, blur: float, colours: Array) -> Cut:
     sharp = small
     for _ in range(SHARPENED):
         sharp = sharp + small - _blurred(sharp, blur)
+    # It rings beside a step, and the ring would pass for a side. Narrow things alone, of which the
+    # map shows too little, may go beyond its values around.
+    window = np.ones((SIDES, SIDES), np.uint8)
+    ridges, valleys = (
+        small - cv2.morphologyEx(small, kind, window) for kind in (cv2.MORPH_OPEN, cv2.MORPH_CLOSE)
+    )
+    sharp = np.clip(
+        sharp,
+        cv2.erode(small + NARROW * valleys, window),
+        cv2.dilate(small + NARROW * ridges, window),
+    )
     size = colours.shape[2], colours.shape[1]
     far, step, soft = _sides(sharp, size)
     outline = np.clip(step / LEAST_STEP - 1, 0, 1)
@@ -161,29 +172,21 @@ def _registered(small: Array, colours: Array) -> tuple[Array, float]:
     return moved, max(blur - OWN_BLUR, 0)
 
 
-def _corrected(cut: Cut, small: Array, blur: float) -> Cut:
-    """First the levels, then the outline's place, so that the cut, blurred, is the map."""
+def _levelled(cut: Cut, small: Array, blur: float) -> Cut:
+    """With the levels with which it, blurred, is the map: a least-squares line in each window."""
     size = cut.base.shape[1], cut.base.shape[0]
-
-    def seen() -> Array:
-        return _blurred(_shrunk(cut.surface(), small.shape), blur)
 
     def around(plane: Array) -> Array:
         return np.asarray(cv2.blur(plane, (LEVELS, LEVELS)), np.float32)
 
-    shown = seen()
+    shown = _blurred(_shrunk(cut.surface(), small.shape), blur)
     mean, target = around(shown), around(small)
     common = around(shown * small) - mean * target
     variance = around(shown * shown) - mean * mean
     slope = np.asarray(np.clip((common + 1e-4) / (variance + 1e-4), 0.5, 3), np.float32)
     offset = _resized(around(target - slope * mean), size)
     slope = _resized(around(slope), size)
-    cut = Cut(slope * cut.base + offset, slope * cut.step, cut.odds)
-    height = np.maximum(cut.step, LEAST_STEP)
-    for _ in range(CORRECTED):
-        amiss = _resized(small - seen(), size)
-        cut.odds += CORRECTION * amiss / height
-    return cut
+    return Cut(slope * cut.base + offset, slope * cut.step, cut.odds)
 
 
 def _sides(small: Array, size: tuple[int, int]) -> tuple[Array, Array, Array]:
