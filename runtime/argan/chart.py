@@ -63,12 +63,17 @@ def _panel(
             colour = COLOURS[series.index(bar.series) % len(COLOURS)]
             end = left + round(bar.value * scale)
             draw.rectangle((left, y, end, y + BAR - 3), colour)
-            said = f"{bar.value:.3g}"
+            said = _figure(bar.value)
             if bar.high is not None:
                 tip = left + round(bar.high * scale)
                 draw.line((end, y + BAR // 2 - 1, tip, y + BAR // 2 - 1), LINE, 2)
                 draw.line((tip, y + 2, tip, y + BAR - 5), LINE, 2)
-                end, said = max(end, tip), f"{said} / {bar.high:.3g}"
+                end, said = max(end, tip), f"{said} / {_figure(bar.high)}"
             draw.text((end + 8, y - 3), said, INK, font)
             y += BAR
         y += GAP
+
+
+def _figure(value: float) -> str:
+    """Three digits, or all of a larger number."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
