@@ -58,6 +58,7 @@ ROWS: dict[str, dict[str, Any]] = {
     },
     "s-uniform": {"mixture": "uniform"},
     "random-views": {"pupil": "random"},
+    "random-views-no-prior": {"pupil": "random", "prior_weight": 0.0, "prior_final": 0.0},
     "grid-5x5": {"pupil": "grid", "views": 5},
     "linear-light": {"light": "linear"},
     "no-occlusion": {"occlusion": False},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from pathlib import Path
 
 from argan.errors import InputError, MissingFileError
@@ -31,7 +30,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     """All of `data` or nothing: a temporary sibling, then a rename. A symlink stays one."""
     path = Path(os.path.realpath(path))
     check_writable(path)
-    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    part = path.with_name(f".{os.urandom(8).hex()}.part")
     try:
         with part.open("xb") as file:
             file.write(data)

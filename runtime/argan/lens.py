@@ -23,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -306,15 +307,18 @@ def _run(work: Callable[[Box], None], boxes: Iterable[Box], pool: ThreadPoolExec
         pass
 
 
-def _tiles(shape: tuple[int, ...], side: int | None = None) -> list[Box]:
-    """Squares; of a side that is good for the cache and for threads if it is not given."""
-    if side is None:
-        side = min(TILE, 64 * math.ceil(math.sqrt(shape[0] * shape[1] / TILES) / 64))
+def _tiles(shape: tuple[int, ...]) -> list[Box]:
+    """Squares of a side that is good for the cache and for threads."""
+    side = min(TILE, 64 * math.ceil(math.sqrt(shape[0] * shape[1] / TILES) / 64))
     return [
         Box(y, min(y + side, shape[0]), x, min(x + side, shape[1]))
         for y in range(0, shape[0], side)
         for x in range(0, shape[1], side)
     ]
+
+
+def _bands(shape: tuple[int, ...]) -> list[Box]:
+    return [Box(y, min(y + BAND, shape[0]), 0, shape[1]) for y in range(0, shape[0], BAND)]
 
 
 @dataclass(frozen=True)
@@ -359,15 +363,17 @@ class _Lens:
             self._field(box, scale), side > 0,
         )  # fmt: skip
 
-    def parts(self, shape: tuple[int, ...], scale: int) -> list[Box]:
-        """Parts of a picture of that shape in which the pupil counts as one and the same."""
+    def parts(self, box: Box, scale: int) -> list[Box]:
+        """Parts of it in which the pupil counts as one and the same; its px are `scale` of the
+        photo's."""
         if not self.pupil.cat_eye:
-            return [Box(y, min(y + BAND, shape[0]), 0, shape[1]) for y in range(0, shape[0], BAND)]
-        return _tiles(shape, self.even_side(scale))
-
-    def even_side(self, scale: int = 1) -> int:
-        """Side of a square in which a pupil that changes counts as the same; a multiple of 4."""
-        return max(16, 4 * round(EVEN * math.hypot(*self.shape) / scale / 4))
+            return [box]
+        side = max(16, EVEN * math.hypot(*self.shape) / scale)
+        rows, columns = (
+            [a + (b - a) * i // n for i in range(n + 1)]
+            for a, b in (box[:2], box[2:]) for n in [math.ceil((b - a) / side)]
+        )  # fmt: skip
+        return [Box(*y, *x) for y in pairwise(rows) for x in pairwise(columns)]
 
     def _field(self, box: Box, scale: int) -> tuple[float, float]:
         """Where a part of the photo lies: from the middle, in half diagonals; 0 where the pupil is
@@ -427,7 +433,7 @@ def _photograph(
         else:
             planes.encode(light[:3], result[part.at])
 
-    _run(finish, _tiles(result.shape, lens.even_side() if lens.pupil.cat_eye else None), pool)
+    _run(finish, _tiles(result.shape), pool)
 
 
 # ---- memory
@@ -517,8 +523,11 @@ class _Tile:
             self.light, None, self.square, frame(self.square), (layer, square),
             side=side, low=low, high=high,
         )  # fmt: skip
-        octave = self.lens.octave(side, self.box, 1)
-        slices.add(total, layer[:3], layer[3], square, octave, self.half.seen_from(self.half_outer))
+        for part in self.lens.parts(self.half, 2):
+            slices.add(
+                part.of(total, self.half), layer[:3], layer[3], square,
+                self.lens.octave(side, part, 2), part.seen_from(self.half_outer),
+            )  # fmt: skip
 
 
 def _finished(tile: _Tile, far: _Far) -> Array | None:
@@ -532,8 +541,11 @@ def _finished(tile: _Tile, far: _Far) -> Array | None:
         total = planes.enlarged(_front(tile, spill), 2, tile.box.seen_from(tile.half, 2))
     if tile.lowest < stops[-1] and tile.highest > stops[0]:
         total = planes.nothing(tile.box.shape) if total is None else total
-        inside = tile.box.seen_from(tile.outer)
-        slices.add(total, tile.light, None, tile.square, tile.lens.full(tile.box), inside)
+        for part in tile.lens.parts(tile.box, 1):
+            slices.add(
+                part.of(total, tile.box), tile.light, None, tile.square,
+                tile.lens.full(part), part.seen_from(tile.outer),
+            )  # fmt: skip
     if far.back is not None:
         back = _back(tile, far.back)
         if total is None:
@@ -671,11 +683,12 @@ def _smaller(
     else:
         total = planes.nothing(square.shape)
 
-    def lay(part: Box) -> None:
-        octave = lens.octave(side, part, scale)
-        slices.add(total[(slice(None), *part.at)], layer[:3], layer[3], square, octave, part)
+    def lay(band: Box) -> None:
+        for part in lens.parts(band, scale):
+            octave = lens.octave(side, part, scale)
+            slices.add(part.of(total), layer[:3], layer[3], square, octave, part)
 
-    _run(lay, lens.parts(square.shape, scale), pool)
+    _run(lay, _bands(square.shape), pool)
     if deeper is not None:
         planes.lay_under(total, deeper, 2, whole)
     return total

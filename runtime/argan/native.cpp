@@ -323,7 +323,7 @@ Block grown(Block block, long by, const Layer& layer) {
 
 extern "C" {
 
-int argan_native_version() { return 2; }
+int argan_native_version() { return 3; }
 
 // slices.add: colour [3, h, w], coverage [h, w] or null, square [h, w]; the part y0, y1, x0, x1 of
 // it is laid behind total [4, y1 - y0, x1 - x0]. Each slice has bounds (below, at, above), a reach
@@ -833,6 +833,48 @@ SIMD void add_view(const Pixel* image, const Places& places, int count, float we
 }  // namespace
 
 extern "C" {
+
+// slices.spans of several radii px, each with a reach and a number of rings: of the pupil that discs
+// [disc_count, 3] (right, down, radius, in pupil radii) have in common, with the light that each
+// ring adds -> spans and weights, one radius after the other.
+void argan_spans(const double* radii, const int32_t* reaches, const int32_t* rings, long count,
+                 const double* discs, long disc_count, const double* light, long fine,
+                 float* spans, float* weights) {
+    for (long i = 0; i < count; ++i) {
+        if (radii[i] == 0) {  // one px, not blurred
+            *spans++ = -0.5f;
+            *spans++ = 0.5f;
+            *weights++ = 1.f;
+            continue;
+        }
+        double sum = 0;
+        for (long ring = 0; ring < rings[i]; ++ring) {
+            const double size = radii[i] * double(ring + 1) / double(rings[i]);
+            for (long column = -reaches[i]; column <= reaches[i]; ++column) {
+                double length = 0, moment = 0;
+                for (long k = 0; k < fine; ++k) {
+                    const double x = double(column) + (double(k) + 0.5) / double(fine) - 0.5;
+                    double top = -double(INF), bottom = double(INF);
+                    for (const double* disc = discs; disc != discs + 3 * disc_count; disc += 3) {
+                        const double off = x - size * disc[0], middle = size * disc[1];
+                        const double squared = size * disc[2] * (size * disc[2]) - off * off;
+                        const double half = squared > 0 ? std::sqrt(squared) : -double(INF);
+                        top = std::max(top, middle - half);
+                        bottom = std::min(bottom, middle + half);
+                    }
+                    if (bottom <= top) continue;
+                    length += (bottom - top) / double(fine);
+                    moment += (bottom - top) / double(fine) * (top + bottom) / 2;
+                }
+                const double middle = moment / std::max(length, 1e-9);
+                *spans++ = float(middle - length / 2);
+                *spans++ = float(middle + length / 2);
+                sum += light[ring] * length;
+            }
+        }
+        for (long ring = 0; ring < rings[i]; ++ring) *weights++ = float(light[ring] / sum);
+    }
+}
 
 // render.light_field: image [height, width, 4], disparity px [views or 1, rows, width] with the
 // stride of a view, samples [views, 3] (u, v, weight) -> sum [rows, width, 4] of the views of rows

@@ -11,7 +11,7 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
-VERSION = 2  # of the functions' arguments
+VERSION = 3  # of the functions' arguments
 LIBRARY = Path(__file__).with_name("_native.so")
 
 _f, _i, _n, _p = ctypes.c_float, ctypes.c_int, ctypes.c_long, ctypes.c_void_p
@@ -20,6 +20,7 @@ FUNCTIONS: dict[str, tuple[list[type], type | None]] = {  # arguments, result
         [_p, _p, _p, _n, _n, _p, _n, _p, _p, _p, _p, _p, _i, _f, _p, _n, _n],
         None,
     ),
+    "argan_spans": ([_p, _p, _p, _n, _p, _n, _p, _n, _p, _p], None),
     "argan_shrink": (
         [_p, _p, _p, _n, _n, _n, _n, _f, _f, _f, _i, _i, _f, _p, _p, _n, _n, _n, _n],
         None,

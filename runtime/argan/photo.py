@@ -32,7 +32,7 @@ SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
 MAP_SUFFIXES = (".npy", ".png")
 ColorMap = Literal["inferno", "viridis"]
 
-STRIP = 128  # rows copied at once
+STRIP_BYTES = 120_000  # copied at once: memory of more is new each time, and costs page faults
 ORIENTATION = 0x0112  # EXIF tag
 # From pixels as stored to upright pixels, by the value of the tag.
 UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
@@ -153,8 +153,9 @@ def _pixels(image: Image.Image) -> NDArray[np.uint8]:
     """An RGB image -> [H, W, 3], in strips: Pillow's way there makes three copies."""
     width, height = image.size
     pixels = np.empty((height, width, 3), np.uint8)
-    for top in range(0, height, STRIP):
-        bottom = min(top + STRIP, height)
+    rows = max(1, STRIP_BYTES // (4 * width))
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
         pixels[top:bottom] = np.asarray(image.crop((0, top, width, bottom)))
     return pixels
 

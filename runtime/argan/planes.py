@@ -49,6 +49,10 @@ class Box(NamedTuple):
     def shrunk(self, factor: int = 2) -> Box:
         return Box(*(-(-edge // factor) for edge in self))
 
+    def of(self, planes: Array, outer: Box | None = None) -> Array:
+        """Its part of [n, h, w], which are those of `outer`; of a whole image if not given."""
+        return planes[(slice(None), *(self.seen_from(outer) if outer else self).at)]
+
     def seen_from(self, outer: Box, factor: int = 1) -> Box:
         """`outer` in px `factor` times as large."""
         y, x = factor * outer.y0, factor * outer.x0

@@ -27,6 +27,7 @@ from argan.optics import Pupil
 from argan.planes import Box, ramp
 
 Array = NDArray[np.float32]
+Whole = NDArray[np.int32]
 
 LEAST = 0.005  # of the pupil: a smaller part says too little about what goes on behind an outline
 RINGS = 8  # of a pupil with a rim brighter or darker than its middle
@@ -39,21 +40,33 @@ class Stack:
 
     bounds  [n, 3]: squared radii, with the radius' sign, of the slice behind, its own, and the
             slice in front; infinite where there is none
-    spans   the pupil of each: see `spans`
+    radii   signed px, the blur of each, by the pupil as it is seen from field: see `spans`
     front   whether the layer leaves out what is behind it (else: what is in front of it)
     """
 
     bounds: Array
-    spans: tuple[tuple[Array, Array], ...]
+    radii: tuple[float, ...]
+    pupil: Pupil
+    field: tuple[float, float]
     front: bool
 
     @cached_property
-    def packed(self) -> tuple[Array, NDArray[np.int32], NDArray[np.int32], Array, Array]:
-        """bounds, reach and number of rings of each, spans and weights of all."""
-        reaches = np.array([extent.shape[1] // 2 for extent, _ in self.spans], np.int32)
-        rings = np.array([len(weights) for _, weights in self.spans], np.int32)
-        extents = np.concatenate([extent.ravel() for extent, _ in self.spans])
-        return self.bounds, reaches, rings, extents, np.concatenate([w for _, w in self.spans])
+    def packed(self) -> tuple[Whole, Whole, Array, Array]:
+        """Reach and number of rings of each, spans and weights of all, compiled."""
+        compiled = native.library()
+        assert compiled is not None
+        reaches = np.array([reach(radius) for radius in self.radii], np.int32)
+        light = np.array(ring_light(self.pupil))
+        rings = np.where(np.array(self.radii) == 0, 1, len(light)).astype(np.int32)
+        radii, discs = np.array(self.radii), np.array(self.pupil.discs(self.field))
+        extents = np.empty((int((rings * (2 * reaches + 1)).sum()), 2), np.float32)
+        weights = np.empty(int(rings.sum()), np.float32)
+        compiled.argan_spans(
+            radii.ctypes.data, reaches.ctypes.data, rings.ctypes.data, len(radii),
+            discs.ctypes.data, len(discs), light.ctypes.data, FINE, extents.ctypes.data,
+            weights.ctypes.data,
+        )  # fmt: skip
+        return reaches, rings, extents, weights
 
 
 @lru_cache(maxsize=512)
@@ -71,9 +84,9 @@ def stack(
     taken = [i for i in reversed(range(len(stops))) if radii[i] is not None]
     return Stack(
         np.array([ends[i : i + 3] for i in taken], np.float32),
-        tuple(spans(radius, pupil, field) for i in taken if (radius := radii[i]) is not None),
-        front,
-    )
+        tuple(radius for i in taken if (radius := radii[i]) is not None),
+        pupil, field, front,
+    )  # fmt: skip
 
 
 def squares(stops: Sequence[float]) -> list[float]:
@@ -92,11 +105,12 @@ def add(
     """
     compiled = native.library()
     if compiled is None:
-        for bounds, ways in zip(slices.bounds, slices.spans, strict=True):
+        for bounds, radius in zip(slices.bounds, slices.radii, strict=True):
+            ways = spans(radius, slices.pupil, slices.field)
             add_numpy(total, colour, coverage, square, bounds, ways, slices.front, part)
         return
-    bounds, reaches, rings, extents, weights = slices.packed
-    place = np.array(part, np.int_)
+    reaches, rings, extents, weights = slices.packed
+    bounds, place = slices.bounds, np.array(part, np.int_)
     compiled.argan_add_slices(
         colour.ctypes.data, None if coverage is None else coverage.ctypes.data,
         square.ctypes.data, *square.shape, place.ctypes.data, len(bounds), bounds.ctypes.data,
@@ -118,8 +132,7 @@ def add_numpy(
     """One slice of `add` without the compiled functions; their reference."""
     below, at, above = (float(bound) for bound in bounds)
     kernel = filter_of(*ways)
-    reach = len(kernel) // 2
-    around = part.grown(reach, square.shape)
+    around = part.grown(len(kernel) // 2, square.shape)
     squared = square[around.at]
     base = np.ones_like(squared) if coverage is None else coverage[around.at]
     if not ((squared > below) & (squared < above) & (base > 0)).any():
@@ -128,7 +141,7 @@ def add_numpy(
     unhidden = (1 if front else base) - base * nearer
     share = here - nearer
     planes = [*(colour[(slice(None), *around.at)] * share), base * share, unhidden]
-    if reach:
+    if len(kernel) > 1:
         planes = [_blurred(plane, kernel, around, part) for plane in planes]
     *light, share, unhidden = planes
     weight = total[3] / np.maximum(unhidden, LEAST)
@@ -145,18 +158,29 @@ def _blurred(plane: Array, kernel: Array, around: Box, part: Box) -> Array:
     return np.asarray(wide[part.seen_from(around).at])
 
 
+def reach(radius: float) -> int:
+    """px of a pupil beyond its middle one."""
+    return math.ceil(abs(radius) + 0.5) if radius else 0
+
+
+def ring_light(pupil: Pupil) -> list[float]:
+    """What each nested ring adds: light at its middle, less what those around it give."""
+    count = RINGS if pupil.rim else 1
+    light = [pupil.light((ring + 0.5) / count) for ring in range(count)]
+    return [a - b for a, b in zip(light, [*light[1:], 0.0], strict=True)]
+
+
 @lru_cache(maxsize=2048)
 def spans(radius: float, pupil: Pupil, field: tuple[float, float]) -> tuple[Array, Array]:
     """The pupil at |radius| px, turned by pi if negative, as nested rings: [rings, columns, 2],
     from where to where each column of px is covered, and [rings], what each adds; all sum to 1."""
     if radius == 0:
         return np.array([[[-0.5, 0.5]]], np.float32), np.ones(1, np.float32)
-    reach = math.ceil(abs(radius) + 0.5)
-    x = (np.arange((2 * reach + 1) * FINE) + 0.5) / FINE - reach - 0.5
-    count = RINGS if pupil.rim else 1
-    extent = np.zeros((count, 2 * reach + 1, 2), np.float32)
-    for ring in range(count):
-        size = radius * (ring + 1) / count
+    light = np.array(ring_light(pupil))
+    x = (np.arange((2 * reach(radius) + 1) * FINE) + 0.5) / FINE - reach(radius) - 0.5
+    extent = np.empty((len(light), 2 * reach(radius) + 1, 2), np.float32)
+    for ring in range(len(light)):
+        size = radius * (ring + 1) / len(light)
         top, bottom = np.full_like(x, -math.inf), np.full_like(x, math.inf)
         for across, down, of_disc in pupil.discs(field):
             squared = (size * of_disc) ** 2 - (x - size * across) ** 2
@@ -173,17 +197,13 @@ def spans(radius: float, pupil: Pupil, field: tuple[float, float]) -> tuple[Arra
         middle = (length * centre).reshape(-1, FINE).mean(1)
         middle /= np.maximum(columns, 1e-9)
         extent[ring] = np.stack([middle - columns / 2, middle + columns / 2], axis=1)
-    # Light at the middle of each ring; a ring adds what those outside of it lack.
-    light = [pupil.light((ring + 0.5) / count) for ring in range(count)]
-    weights = np.array([a - b for a, b in zip(light, [*light[1:], 0.0], strict=True)])
-    weights /= (weights * (extent[..., 1] - extent[..., 0]).sum(1)).sum()
-    return extent, weights.astype(np.float32)
+    light /= (light * (extent[..., 1] - extent[..., 0]).sum(1)).sum()
+    return extent, light.astype(np.float32)
 
 
 def filter_of(extent: Array, weights: Array) -> Array:
     """The same pupil as a filter [rows, columns]."""
-    reach = extent.shape[1] // 2
-    y = np.arange(-reach, reach + 1)
+    y = np.arange(extent.shape[1]) - extent.shape[1] // 2
     covered = np.minimum(extent[..., 1:], y + 0.5) - np.maximum(extent[..., :1], y - 0.5)
     kernel = (weights[:, None, None] * np.maximum(covered, 0)).sum(0)
     return np.ascontiguousarray(kernel.T, np.float32)

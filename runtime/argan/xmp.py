@@ -199,6 +199,16 @@ def write(data: bytes, namespace: str, small: dict[str, str], large: dict[str, s
     return b"".join([*pieces, data[begin:]])
 
 
+def without(packet: bytes, namespaces: Sequence[str]) -> bytes:
+    """A packet without the properties of namespaces that begin so, and without its reference to an
+    extension. InputError where it is damaged."""
+    tree = parse(packet)
+    for namespace in namespaces:
+        _drop(tree, "{" + namespace)
+    _drop(tree, f"{{{NOTE}}}HasExtendedXMP")
+    return ElementTree.tostring(tree)
+
+
 def _tree() -> Element:
     tree = Element(f"{{{META}}}xmpmeta")
     SubElement(SubElement(tree, f"{{{RDF}}}RDF"), f"{{{RDF}}}Description", {f"{{{RDF}}}about": ""})

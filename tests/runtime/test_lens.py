@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from argan import highlights, lens, native, optics, planes
+from argan import highlights, lens, native, optics, planes, slices
 from argan.errors import InputError, ShapeError
 from argan.optics import ROUND, Aperture, Pupil
 from argan.planes import Box
@@ -363,6 +363,15 @@ def keeping_the_farthest() -> np.ndarray:
     return np.concatenate([surfaces.ravel(), around.ravel()])
 
 
+def spans_of(pupil: Pupil) -> np.ndarray:
+    radii = (7.6, 1.4, 0.0, -0.7, -11.0)
+    stack = slices.Stack(np.zeros((5, 3), np.float32), radii, pupil, (0.5, -0.7), False)
+    if native.library() is not None:
+        return np.concatenate([part.ravel() for part in stack.packed[2:]])
+    each = [slices.spans(radius, pupil, (0.5, -0.7)) for radius in radii]
+    return np.concatenate([part.ravel() for of in zip(*each, strict=True) for part in of])
+
+
 FUNCTIONS = {
     **{
         f"shrink {factor} {smooth} {side} {covered}": lambda args=(
@@ -376,6 +385,8 @@ FUNCTIONS = {
        for f in (2, 4)},
     **{f"lay {n} under, {f}": lambda n=n, f=f: laid_under(n, f) for n in (3, 4) for f in (4,)},
     "farthest": keeping_the_farthest,
+    **{f"spans {pupil}": lambda pupil=pupil: spans_of(pupil)
+       for pupil in (Pupil(), Pupil(7, 0.3, 0.2), Pupil(rim=0.7), Pupil(5, cat_eye=0.9, rim=-0.5))},
     "squared": lambda: planes.squared(slope(11, 13)[:, 2:], 0.4, 50, 20)[0] / 400,
     "extremes": lambda: np.array(planes.extremes(slope(11, 13))),
     "decode": lambda: planes.decoded(noise(11, 13)[:, 1:]),
