@@ -13,7 +13,7 @@
 #include <type_traits>
 #include <vector>
 
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__)
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
 #define SIMD __attribute__((target_clones("arch=x86-64-v3", "default")))
 #else
 #define SIMD
@@ -32,10 +32,13 @@ namespace {
 constexpr float INF = std::numeric_limits<float>::infinity();
 
 constexpr int LANES = 8;
-typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-INLINE const Vector& load(const float* at) { return *reinterpret_cast<const Vector*>(at); }
-INLINE void store(float* at, Vector value) { *reinterpret_cast<Vector*>(at) = value; }
-
+typedef float Vector __attribute__((vector_size(4 * LANES)));
+INLINE Vector load(const float* at) {
+    Vector value;
+    std::memcpy(&value, at, sizeof value);
+    return value;
+}
+INLINE void store(float* at, Vector value) { std::memcpy(at, &value, sizeof value); }
 
 // Bodies of loops are written once for LANES px and for one.
 template <class V>
@@ -74,7 +77,7 @@ INLINE void each(int count, Body body) {
 struct Range {
     float low = INF, high = -INF;
 
-    INLINE void join(Vector lows, Vector highs) {
+    INLINE void join(const Vector& lows, const Vector& highs) {
         for (int k = 0; k < LANES; ++k) {
             low = std::min(low, lows[k]);
             high = std::max(high, highs[k]);
@@ -888,7 +891,7 @@ void argan_light_field(const float* image, long height, long width, const float*
         for (long x = 0; x < width; x += PIECE) {
             const int count = int(std::min<long>(PIECE, width - x));
             Pixel* out = reinterpret_cast<Pixel*>(sum) + y * width + x;
-            std::fill_n(out, count, Pixel{});
+            std::memset(out, 0, count * sizeof(Pixel));
             for (long i = 0; i < views; ++i) {
                 const float* s = samples + 3 * i;
                 places_of(disparity + i * stride + y * width + x, count, s[0], s[1], int(x),
