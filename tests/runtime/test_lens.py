@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -443,6 +444,26 @@ def test_strips_show_no_seams_and_keep_to_the_memory(tmp_path):
     strips = np.load(tmp_path / "strips.npy")
     assert np.abs(strips - whole).max() <= 2  # 1 seen
     assert np.mean(strips != whole) < 0.02
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+def test_the_command_line_keeps_to_the_memory(tmp_path):
+    cv2.imwrite(str(tmp_path / "photo.png"), noise(1500, 700))
+    np.save(tmp_path / "map.npy", slope(1500, 700))
+    options = "photo.png --disparity map.npy --focus-disparity 0.6 --blur 30 -o out.png"
+    script = "import sys; from argan.cli import main; code = main(sys.argv[1:])\n"
+    script += "print(open('/proc/self/status').read()); sys.exit(code)"
+
+    def run(megabytes: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", script, "render", *options.split()]
+        command += ["--max-memory", megabytes]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+
+    words = run("1").stderr
+    assert not (tmp_path / "out.png").exists()
+    least = re.fullmatch(r"argan: 1 MiB are too few .* give (\d+) or more\n", words)[1]
+    peak = re.search(r"VmHWM:\s+(\d+)", run(least).stdout)[1]
+    assert int(peak) / 1024 <= int(least) and (tmp_path / "out.png").exists()
 
 
 def test_the_result_may_replace_the_photo():
