@@ -20,6 +20,7 @@ near), photograph. A row without a depth of field has no disparity: "-".
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import platform
 import signal
@@ -39,6 +40,7 @@ from tqdm import tqdm
 from train_smoke import distilled_rows
 
 from argan.errors import Error, InputError
+from argan.files import write_atomic
 from argan_train import checkpoint, image_metrics, judge, metrics
 from argan_train.ar_gan import draw_photographs, load_generator
 from argan_train.config import ArGanConfig, ArGanDrConfig, load_preset
@@ -58,7 +60,7 @@ ROWS: dict[str, dict[str, Any]] = {
     },
     "s-uniform": {"mixture": "uniform"},
     "random-views": {"pupil": "random"},
-    "random-views-no-prior": {"pupil": "random", "prior_weight": 0.0, "prior_final": 0.0},
+    "rise": {"pupil": "random", "prior_weight": 0.0, "prior_final": 0.0, "rise_weight": 1.0},
     "grid-5x5": {"pupil": "grid", "views": 5},
     "linear-light": {"light": "linear"},
     "no-occlusion": {"occlusion": False},
@@ -370,7 +372,9 @@ def ablate(options: argparse.Namespace) -> int:
     print(f"\n{hours:.1f} hours of training without the students, {options.workers} at once, on"
           f" {machines(trained)}; {cells[0].config.steps} steps, preset {options.preset},"
           f" {yardstick.count} photographs, {yardstick.network.name} features")  # fmt: skip
-    page(first).save(options.out / "ablation.png")
+    picture = io.BytesIO()
+    page(first).save(picture, "PNG")
+    write_atomic(options.out / "ablation.png", picture.getvalue())
     record = {
         "preset": options.preset,
         "steps": cells[0].config.steps,

@@ -60,3 +60,18 @@ def test_a_step_of_disparity_is_cheap_at_an_edge_of_the_image() -> None:
     assert float(smoothness(disparity, flat)) == pytest.approx(1 / 3)
     assert float(smoothness(disparity, edge)) == pytest.approx(math.exp(-10) / 3)
     assert float(smoothness(disparity, edge.transpose(2, 3))) == pytest.approx(1 / 3)
+
+
+def test_what_is_nearer_again_on_the_way_out_costs_its_rise() -> None:
+    y, x = torch.meshgrid(*[torch.arange(9.0) - 4] * 2, indexing="ij")
+    y_between, x_between = torch.meshgrid(*[torch.arange(8.0) - 3.5] * 2, indexing="ij")
+    r = torch.hypot(x_between, y_between)
+    bowl = (x**2 + y**2)[None, None] / 2  # dD/dr = r
+    assert float(losses.g_rise(bowl)) == pytest.approx(float(r.mean()))
+    assert float(losses.g_rise(-bowl)) == 0
+    slope = (3 * x - 2 * y)[None, None]
+    outward = ((3 * x_between - 2 * y_between) / r).clamp(min=0).mean()
+    assert float(losses.g_rise(slope)) == pytest.approx(float(outward))
+    inside = (torch.hypot(x, y - 1) < 3.2).float()[None, None]  # a subject beside the centre
+    hole = (torch.hypot(x, y - 1) < 1.2).float()[None, None]
+    assert float(losses.g_rise(inside)) == 0 < float(losses.g_rise(inside - hole))

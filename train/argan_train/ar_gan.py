@@ -260,6 +260,7 @@ class ArGan:
                     losses.g_blur_share(disparity, config.max_blur_px, config.blur_share),
                 ),
                 "g_smoothness": (config.smoothness_weight, losses.g_smoothness(disparity)),
+                "g_rise": (config.rise_weight, losses.g_rise(disparity)),
             }
             logged |= {name: value for name, (_, value) in weighed.items()}
             for weight, value in weighed.values():

@@ -58,6 +58,7 @@ class ArGanConfig:
     prior_slope: float = 0.08  # g: px of blur per half width, as a share of the width
     center_weight: float = 0.02  # per px^2, within r_th, for the whole run: no holes in the subject
     smoothness_weight: float = 0.05  # per px of total variation
+    rise_weight: float = 0.0  # per px of disparity that is nearer again on the way out
     blur_share: float = 0.5  # of the largest |D|, that the mean pixel lies behind the focal plane
     blur_share_weight: float = 5.0  # the disparity must not fade to "all in focus"
     # The machine.

@@ -64,6 +64,17 @@ def g_smoothness(disparity: Tensor) -> Tensor:
     return across + down
 
 
+def g_rise(disparity: Tensor) -> Tensor:
+    """How much the disparity rises on the way out from the centre: the mean of max(0, dD/dr), px
+    per px. Along each ray things only get farther, which forbids holes in a subject and in-focus
+    outlines around blurred petals, and leaves its shape open. [N, 1, S, S]"""
+    down = (disparity[..., 1:, :] - disparity[..., :-1, :]).unfold(-1, 2, 1).mean(-1)
+    across = (disparity[..., 1:] - disparity[..., :-1]).unfold(-2, 2, 1).mean(-1)
+    axis = torch.arange(down.shape[-1], device=disparity.device) - (down.shape[-1] - 1) / 2
+    r = torch.hypot(axis[:, None], axis[None, :]).clamp(min=0.5)
+    return ((down * axis[:, None] + across * axis[None, :]) / r).clamp(min=0).mean()
+
+
 def gradient_loss(predicted: Tensor, target: Tensor, scales: int = 3) -> Tensor:
     """L1 between the spatial gradients at several scales: keeps outlines where they are (Li and
     Snavely 2018). Both [N, 1, H, W]."""
