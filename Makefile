@@ -6,7 +6,7 @@ TORCH_INDEX ?=
 DATA ?= ../shared/data
 BIN := .venv/bin
 
-.PHONY: demo test check lean bench pictures train-smoke ablation train-flowers people-model default-model clean
+.PHONY: demo test check lean bench web pictures reference tour train-smoke ablation train-flowers people-model default-model clean
 
 demo: .venv-demo/done
 	.venv-demo/bin/python examples/refocus.py examples/dahlia.jpg out
@@ -47,9 +47,28 @@ bench: .venv/done
 	$(BIN)/python benchmarks/serve_load.py
 	$(BIN)/python benchmarks/train.py --json out/train.json
 
+# The page of docs/web.md, as a folder that any host can serve. Takes npm.
+web: .venv-web/done
+	npm ci --prefix examples/web
+	npm run --silent --prefix examples/web check
+	.venv-web/bin/python examples/web/build.py out/web
+
+.venv-web/done: examples/web/requirements.txt constraints.txt
+	$(PYTHON) -m venv .venv-web
+	.venv-web/bin/pip install -q -c constraints.txt -r examples/web/requirements.txt
+	touch $@
+
 # Those of docs/optics.md and docs/gallery.md.
 pictures: .venv/done
 	$(BIN)/python docs/make_pictures.py --data $(DATA)
+
+# docs/commands.md from the command line, out/reference/index.html from the docstrings.
+reference: .venv/done
+	$(BIN)/python docs/make_reference.py
+
+# examples/tour.ipynb, run anew; keeps what it gave.
+tour: .venv/done
+	$(BIN)/python docs/make_reference.py tour
 
 # AR-GAN and AR-GAN-DR on the toy world: does it learn depth? About 15 minutes on two cores (not timed yet).
 train-smoke: .venv/done
@@ -82,4 +101,4 @@ default-model: .venv/done
 		--evaluation out/default-evaluation/evaluation.json --licence weights/flowers-dr/LICENSE-WEIGHTS
 
 clean:
-	rm -rf .venv .venv-demo .venv-lean dist out
+	rm -rf .venv .venv-demo .venv-lean .venv-web examples/web/node_modules dist out

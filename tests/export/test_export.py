@@ -157,15 +157,16 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_format_and_precision_in_one_bundle(
-    run: Path, photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+    run: Path, photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
     """And each within `argan verify`'s limits, on the golden picture of this little network."""
     path = tmp_path / "all.argan"
     precisions = "fp32,fp16,int8,int8-io,int8-weights,palette6"
     argv = ["-o", str(path), "--to", "onnx,tflite,coreml", "--precision", precisions]
     argv += ["--sizes", "64,64x96", "--calibration", str(photos), "--count", "6"]
     assert cli.main([str(run), *argv]) == 0, capfd.readouterr().out
-    assert capfd.readouterr().err == ""  # the converters' chatter
+    assert capfd.readouterr().err == "" and not caplog.records  # the converters' chatter
     content = bundle.read(path)
     assert {v.name for v in content.variants} == {
         *(f"onnx-{p}" for p in ("fp32", "fp16", "int8", "int8-weights")),

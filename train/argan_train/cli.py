@@ -34,7 +34,7 @@ EXAMPLES = """examples:
   argan train ar-gan-dr --teacher runs/flowers --qat runs/flowers-dr --out runs/flowers-dr-int8
   argan train look --photos holiday_photos -o holiday.argan
   argan train cycle-gan --deep split/deep --shallow split/shallow --out runs/cycle
-  torchrun --nproc-per-node 4 -m argan_train train ar-gan --preset flowers128 \
+  torchrun --nproc-per-node 4 -m argan_train train ar-gan --preset flowers128 \\
     --data flowers128.zip --out runs/flowers
 """
 
