@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from PIL import Image
 
 from argan_train import checkpoint
+from argan_train.config import ArGanConfig, ArGanDrConfig, CycleGanConfig, meanings
 
 SETTINGS = (
     "--size 16 --width 4 --batch 4 --latent 8 --depth-size 8 --views 3 --r1-every 4 --log-every 2"
@@ -142,3 +144,10 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(photos: Path, tmp_pa
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     done = run(command(photos, tmp_path / "x", "--batch", "6", launcher=torchrun))
     assert done.returncode != 0 and "a batch of 6 over 2 processes" in done.stderr
+
+
+@pytest.mark.parametrize("kind", [ArGanConfig, ArGanDrConfig, CycleGanConfig])
+def test_every_setting_says_what_it_is(kind: type) -> None:
+    found = meanings(kind)
+    assert list(found) == [field.name for field in fields(kind)]
+    assert all(found.values())

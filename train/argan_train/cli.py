@@ -22,7 +22,14 @@ from argan.errors import Error
 from argan_train import checkpoint, data, distributed, look, loop, qat
 from argan_train.ar_gan import ArGan
 from argan_train.ar_gan_dr import ArGanDr, describe_sources, load_depth_net, load_teachers
-from argan_train.config import ArGanConfig, ArGanDrConfig, Config, CycleGanConfig, load_preset
+from argan_train.config import (
+    ArGanConfig,
+    ArGanDrConfig,
+    Config,
+    CycleGanConfig,
+    load_preset,
+    meanings,
+)
 from argan_train.cycle_gan import CycleGan
 from argan_train.toy import ToyWorld
 
@@ -42,6 +49,7 @@ EXAMPLES = """examples:
 def add_settings(parser: argparse.ArgumentParser, kind: type[Config]) -> None:
     """One option per setting of the method, so that none is hidden."""
     group = parser.add_argument_group("settings (default: the preset's)")
+    meaning = meanings(kind)
     for field in fields(kind):
         value = field.default if field.default is not MISSING else None
         convert: Callable[[str], Any] = str
@@ -50,8 +58,9 @@ def add_settings(parser: argparse.ArgumentParser, kind: type[Config]) -> None:
         elif isinstance(value, int | float):
             convert = type(value)
         group.add_argument(
-            f"--{field.name.replace('_', '-')}", type=convert, default=None, metavar=str(value)
-        )
+            f"--{field.name.replace('_', '-')}", type=convert, default=None, metavar=str(value),
+            help=meaning[field.name].replace("%", "%%"),
+        )  # fmt: skip
 
 
 def chosen(arguments: argparse.Namespace, kind: type[Config]) -> dict[str, Any]:
@@ -136,8 +145,13 @@ def train(argv: list[str]) -> int:
         method.add_argument(
             "--resume", action="store_true", help="go on where --out stopped, if it did"
         )
-        method.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-        method.add_argument("--threads", type=int, default=threads_here())
+        method.add_argument(
+            "--device", default="cuda" if torch.cuda.is_available() else "cpu",
+            help="cuda or cpu (cuda where there is one)",
+        )  # fmt: skip
+        method.add_argument(
+            "--threads", type=int, default=threads_here(), metavar="N", help="of the CPU (all)"
+        )
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     device = distributed.start(torch.device(arguments.device))

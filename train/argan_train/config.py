@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,28 +27,28 @@ class ArGanConfig:
     """AR-GAN (Kaneko 2021). What the paper leaves open is a setting here."""
 
     size: int = 64  # px, a power of two
-    steps: int = 8000
-    batch: int = 24
-    seed: int = 0
+    steps: int = 8000  # of both networks
+    batch: int = 24  # photos and samples of a step
+    seed: int = 0  # of weights, samples and their order
     # The networks.
-    latent: int = 128
+    latent: int = 128  # numbers that a sample is made from
     width: int = 24  # channels at full size; doubling downwards to 4x
     depth_size: int = 16  # px of the disparity head; at full size it learns an edge map
     max_blur: float = 0.06  # largest |D| as a share of the width
     spectral_norm: bool = False  # in the discriminator
     # The simulated camera.
-    # s: 0 or 1; 0 or U(0, 1); U(0, 1); 1; or always 0, a plain GAN without a lens.
-    mixture: Literal["bernoulli", "mixed", "uniform", "none", "plain"] = "bernoulli"
+    # The lens' strength s: 0 or 1; 0 or U(0, 1); U(0, 1); 1; or always 0, a plain GAN.
+    mixture: Literal["bernoulli", "mixed", "uniform", "none", "plain"] = "bernoulli"  # of s
     pupil: Literal["grid", "disc", "random"] = "disc"  # published 5x5; turned; each sample its own
     views: int = 6  # a side for "grid", in all for the others
     occlusion: bool = True  # each view has its own disparity D(x + u D(x)), as published
     expansion: bool = False  # depth expansion network T on top; needs the "grid" and occlusion
     light: Literal["srgb", "linear"] = "srgb"  # in which views are averaged; published: sRGB
     # The game.
-    learning_rate: float = 2e-4
-    discriminator_learning_rate: float = 4e-4
+    learning_rate: float = 2e-4  # Adam's, of the generator
+    discriminator_learning_rate: float = 4e-4  # Adam's
     r1_gamma: float = 0.05  # StyleGAN2-ADA's rule, 0.0002 size^2 / batch, gives 0.03 to 0.05 here
-    r1_every: int = 16
+    r1_every: int = 16  # steps
     augment: float = 0.0  # probability of moving and of recolouring what the discriminator sees
     ema_half_life: int = 4000  # images
     warmup: int = 200  # steps over which the generator's average catches up
@@ -65,9 +67,9 @@ class ArGanConfig:
     bf16: bool = False  # networks in bfloat16 on a GPU; positions, losses and R1 stay in float32
     compile: bool = False  # networks by torch.compile
     capture: bool = False  # whole steps as CUDA graphs, on one GPU
-    picture_every: int = 500
-    save_every: int = 500
-    log_every: int = 50
+    picture_every: int = 500  # steps
+    save_every: int = 500  # steps
+    log_every: int = 50  # steps
 
     def __post_init__(self) -> None:
         for name in ("size", "depth_size"):
@@ -107,14 +109,13 @@ class ArGanDrConfig:
 
     size: int = 96  # px of the training crops, a multiple of 32
     nominal: int = 128  # px at which photos are shown to the exported network
-    steps: int = 4000
-    batch: int = 24
-    seed: int = 0
-    # "lite0" has an encoder pretrained on ImageNet; the others start from nothing.
-    network: Literal["nano", "small", "base", "lite0"] = "nano"
+    steps: int = 4000  # of the network
+    batch: int = 24  # samples of a step
+    seed: int = 0  # of weights, samples and their order
+    network: Literal["nano", "small", "base", "lite0"] = "nano"  # lite0: pretrained on ImageNet
     decoder: Literal["wide", "light"] = "wide"  # light: half the work of "nano"
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-4
+    learning_rate: float = 2e-3  # AdamW's, at its highest
+    weight_decay: float = 1e-4  # AdamW's
     # The lessons.
     fill_holes: bool = True  # in the teacher's disparity
     snap: float = 0.0  # radius, as a share of the width, within which it snaps to colour edges
@@ -123,16 +124,16 @@ class ArGanDrConfig:
     blur: float = 0.2  # share of pictures that are out of focus as a whole
     jpeg: float = 0.3  # share of pictures that were compressed
     # The losses.
-    level: Literal["bce", "l1", "ssi"] = "bce"
-    gradient_weight: float = 0.5
+    level: Literal["bce", "l1", "ssi"] = "bce"  # how far the disparity is off; ssi: affine-free
+    gradient_weight: float = 0.5  # of outlines, at three scales
     smoothness_weight: float = 0.0  # edge-aware
     render_weight: float = 0.0  # of the photographs through the teacher's lens
     consistency_weight: float = 0.5  # on real photos, where there are any
     ema_half_life: int = 4000  # images
-    warmup: int = 200
-    picture_every: int = 500
-    save_every: int = 500
-    log_every: int = 50
+    warmup: int = 200  # steps
+    picture_every: int = 500  # steps
+    save_every: int = 500  # steps
+    log_every: int = 50  # steps
 
     def __post_init__(self) -> None:
         check_words(self)
@@ -147,18 +148,18 @@ class CycleGanConfig:
     """CycleGAN (Zhu et al. 2017), deep to shallow; where it says nothing else, as published."""
 
     size: int = 64  # px
-    steps: int = 20000
-    batch: int = 1
-    seed: int = 0
+    steps: int = 20000  # of all networks
+    batch: int = 1  # photos of each side in a step
+    seed: int = 0  # of weights, samples and their order
     width: int = 64  # channels at full size
     blocks: int = 6  # residual; published: 6 for 128 px, 9 from 256
     learning_rate: float = 2e-4  # falls to zero over the second half of the run
     cycle_weight: float = 10.0  # of the mean absolute difference, pictures spanning -1..1
-    identity_weight: float = 5.0
+    identity_weight: float = 5.0  # of what is changed in a photo that is shallow already
     history: int = 50  # pictures kept for each discriminator
-    picture_every: int = 500
-    save_every: int = 500
-    log_every: int = 50
+    picture_every: int = 500  # steps
+    save_every: int = 500  # steps
+    log_every: int = 50  # steps
 
     def __post_init__(self) -> None:
         if self.size < 32 or self.size % 8:
@@ -166,6 +167,16 @@ class CycleGanConfig:
         for name in ("batch", "width", "blocks", "history"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} {getattr(self, name)}: use at least 1")
+
+
+def meanings(kind: type[Any]) -> dict[str, str]:
+    """What each setting says of itself: the comment beside it, and the words that it may be."""
+    beside = re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(kind), re.MULTILINE)
+    words = {name: get_args(hint) for name, hint in get_type_hints(kind).items()}
+    return {
+        name: f"{comment} ({', '.join(words[name])})" if words[name] else comment
+        for name, comment in beside
+    }
 
 
 Config = TypeVar("Config", ArGanConfig, ArGanDrConfig, CycleGanConfig)

@@ -186,7 +186,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--minutes", type=float, help="of both trainings: the presets' steps are scaled to it"
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="(default: 0)")
 
 
 def run(arguments: argparse.Namespace, device: torch.device) -> int:

@@ -71,7 +71,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("run", type=Path, help="folder of an ar-gan or cycle-gan run")
     parser.add_argument("-o", "--output", type=Path, required=True, help="a folder")
     parser.add_argument("--count", type=int, default=12, help="latents or photos (default: 12)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="(default: 0)")
     parser.add_argument("--photos", help='for a cycle-gan run: deep photos to translate, or "toy"')
     arguments = parser.parse_args(argv)
     about = checkpoint.read_json(arguments.run / "config.json")
