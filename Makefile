@@ -19,7 +19,7 @@ demo: .venv-demo/done
 .venv/done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
-	$(BIN)/pip install -q -c constraints.txt -e ".[train,metrics,export,heif,serve,dev]"
+	$(BIN)/pip install -q -c constraints.txt -e ".[train,metrics,export,heif,video,serve,dev]"
 	touch $@
 
 test: .venv/done
@@ -42,9 +42,11 @@ lean: .venv/done
 bench: .venv/done
 	$(BIN)/python benchmarks/lens_quality.py --data $(DATA)/oracle-public
 	$(BIN)/python benchmarks/lens_speed.py
+	$(BIN)/python benchmarks/video.py --data $(DATA)/oracle-public
 	$(BIN)/python benchmarks/networks.py
 	$(BIN)/python benchmarks/layered.py --data $(DATA)/oracle-public
 	$(BIN)/python benchmarks/serve_load.py
+	$(BIN)/python benchmarks/fuzz_decoders.py --json out/fuzz.json
 	$(BIN)/python benchmarks/train.py --json out/train.json
 
 # The page of docs/web.md, as a folder that any host can serve. Takes npm.

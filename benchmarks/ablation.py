@@ -171,7 +171,8 @@ def finished(run: Path, config: ArGanConfig | ArGanDrConfig, data: str | None = 
     if not (run / "state.safetensors").exists():
         return False
     record = checkpoint.read_json(run / "config.json")
-    wanted, found = asdict(config), record["settings"]
+    wanted = asdict(config)
+    found = asdict(type(config)()) | record["settings"]  # a newer setting had its default
     changed = [
         k for k in wanted
         if (k == "steps" or k not in MAY_CHANGE) and wanted[k] != found.get(k)

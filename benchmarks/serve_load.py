@@ -62,7 +62,7 @@ def requests(width: int) -> tuple[list[tuple[str, str, bytes, int]], ...]:
     bad = [
         ("png of 100,000^2", "/refocus", png_header(100_000, 100_000), 413),
         ("png of 8,000^2, 62 kB", "/refocus", encode(black, "PNG"), 413),
-        ("tiff of 8,000^2", "/depth", encode(black, "TIFF", compression="tiff_adobe_deflate"), 415),
+        ("tiff of 8,000^2", "/depth", encode(black, "TIFF", compression="tiff_adobe_deflate"), 413),
         ("jpeg cut short", "/refocus", jpeg[: len(jpeg) // 2], 400),
         ("text", "/depth", b"I am no photo.", 415),
         ("f-number -1", "/refocus?f_number=-1", jpeg, 422),

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from argan import embedded, heif, photo, refocus, upsample
+from argan import embedded, photo, refocus, upsample
 from argan.camera import load_depth
 from argan.cli import main as argan
 from argan.metrics import psnr
@@ -352,7 +352,7 @@ def crops(
 
 def write_pug(source: Path) -> None:
     """An iPhone's photo at half size, and its disparity in 1/m as metres at that size."""
-    taken, found = heif.load(source), embedded.read(source)
+    taken, found = photo.load(source), embedded.read(source)
     pixels = np.asarray(Image.fromarray(taken.pixels).reduce(2))
     exif = Image.Exif()
     exif.load(taken.exif)

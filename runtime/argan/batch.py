@@ -18,24 +18,24 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from argan import photo
-from argan.errors import Error, InputError
+from argan.errors import Error, InputError, MissingFileError
 
 Work = Callable[[Path, Path], str]  # (photo, result) -> a word on it
 
 JOURNAL = ".argan-done.jsonl"
-# What is taken from a folder; what the formats come to is for the loader.
-SUFFIXES = {*photo.SUFFIXES, ".heic", ".heif", ".hif", ".avif", ".tif", ".tiff"}
+CLIPS = {".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi"}
 TAILS = ("bokeh", "depth")  # X_bokeh.jpg beside X.jpg is a result
 MAGIC = re.compile(r"[*?[]")
 PART = re.compile(r"\.(\d+)-[0-9a-f]{16}\.part")  # as `files.write_atomic` names it: the process
 IDLE_S = 2.0  # a temporary file that was not written to for so long, and whose process is gone
 POLL_S = 1.0  # between two looks at the folders that are watched
+NOTHING = -1  # bytes of a result that could not be made
 STILL_S = 2.0  # a new photo is taken when its size and time have stood still for so long
 
 
@@ -107,8 +107,11 @@ class Record:
     @staticmethod
     def of(source: Path, target: Path, settings: str) -> Record:
         stat = source.stat()
-        path = os.path.relpath(os.path.abspath(source), os.path.abspath(target.parent))
-        return Record(path, stat.st_size, stat.st_mtime_ns, settings)
+        return Record(_path_from(target.parent, source), stat.st_size, stat.st_mtime_ns, settings)
+
+
+def _path_from(folder: Path, source: Path) -> str:
+    return os.path.relpath(os.path.abspath(source), os.path.abspath(folder))
 
 
 class Journal:
@@ -122,9 +125,10 @@ class Journal:
             text = self.path.read_bytes()
             self.torn = bool(text) and not text.endswith(b"\n")
             for line in text.splitlines():
-                with contextlib.suppress(ValueError, TypeError, KeyError):
+                with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
                     fields = json.loads(line)
-                    self.records[str(fields.pop("result"))] = Record(**fields)
+                    name = fields.pop("result")
+                    self.records[name] = Record(**fields)
 
     def add(self, name: str, record: Record) -> None:
         line = json.dumps({"result": name, **vars(record)}).encode() + b"\n"
@@ -169,7 +173,7 @@ def _walk(
     todo = [(top, pattern)]
     while todo:
         folder, parts = todo.pop()
-        if leave is not None and folder != top and folder.is_dir() and folder.samefile(leave):
+        if leave and folder != top and os.path.realpath(folder) == os.path.realpath(leave):
             continue
         deep = parts[:1] == ("**",)
         if deep:
@@ -190,14 +194,15 @@ def _walk(
             if path.is_dir():
                 if not path.is_symlink():
                     todo.append((path, parts if deep else parts[1:]))
-            elif len(parts) < 2 and not deep and path.suffix.lower() in SUFFIXES:
+            elif len(parts) < 2 and not deep and path.suffix.lower() in photo.READ_SUFFIXES:
                 yield path
 
 
 def _is_result(name: str, names: set[str]) -> bool:
     """X_bokeh.jpg where there is X.jpg, or X of another format."""
     stem, _, tail = name.rpartition(".")[0].rpartition("_")
-    return tail in TAILS and any(f"{stem}{end}" in names for s in SUFFIXES for end in (s, s.upper()))
+    ends = (*photo.READ_SUFFIXES, *map(str.upper, photo.READ_SUFFIXES))
+    return tail in TAILS and any(stem + end in names for end in ends)
 
 
 # ---------------------------------------------------------------- the run
@@ -224,28 +229,30 @@ class Batch:
             size = target.stat().st_size
         except OSError:
             return False
-        return record == Record(**{**vars(wanted), "written": size})
+        return record == replace(wanted, written=size)
 
     def one(self, source: Path, target: Path, inputs: set[str]) -> None:
         """Do a photo, and tell; a failure is kept."""
         self.seen += 1
         self.failed.pop(source, None)
         try:
-            print(_printable(f"{target}  {self._try(source, target, inputs)}"), flush=True)
+            words = self._try(source, target, inputs)
         except Exception as error:
             if not isinstance(error, Error | MemoryError) and os.environ.get("ARGAN_TRACEBACK"):
                 raise
             message = _words(error)
             message = message if str(source) in message else f"{source}: {message}"
             self.failed[source] = message
-            print(_printable(f"argan: {message}"), file=sys.stderr, flush=True)
+            _tell(message)
+        else:
+            print(printable(f"{target}  {words}"), flush=True)
 
     def _try(self, source: Path, target: Path, inputs: set[str]) -> str:
         if source.is_dir():
             raise InputError(f"{source} can't be read; check its permissions")
         owner = self.owners.setdefault(target, source)
         if owner != source:
-            raise InputError(f"{source} would become {target} as {owner} does; give it alone, by -o")
+            raise InputError(f"{source} would become {target} as {owner} does; give it alone")
         journal = self.journals[target.parent]
         self._check(source, target, journal, inputs)
         try:
@@ -255,9 +262,14 @@ class Batch:
             return self.work(source, target)  # which says so
         except OSError as error:
             raise InputError(f"{target.parent} can't be made: {error.strerror}") from error
+        before = journal.records.get(target.name, replace(record, written=NOTHING))
         journal.add(target.name, record)
-        words = self.work(source, target)
-        journal.add(target.name, Record(**{**vars(record), "written": target.stat().st_size}))
+        try:
+            words = self.work(source, target)
+        except BaseException:
+            journal.add(target.name, before)
+            raise
+        journal.add(target.name, replace(record, written=target.stat().st_size))
         return words
 
     def _check(self, source: Path, target: Path, journal: Journal, inputs: set[str]) -> None:
@@ -269,48 +281,45 @@ class Batch:
         ours = record is not None and record.written in (None, target.stat().st_size)
         if record is None or not ours:
             raise InputError(f"{target} exists; replace it by --force")
-        if record.photo != os.path.relpath(
-            os.path.abspath(source), os.path.abspath(target.parent)
-        ):
+        if record.photo != _path_from(target.parent, source):
             raise InputError(f"{target} is the result of {record.photo}; replace it by --force")
         if not (self.options.resume or self.options.watch or record.written is None):
             raise InputError(f"{target} exists; leave it by --resume, or replace it by --force")
 
 
-def run(
-    work: Work, inputs: list[Path], naming: Naming, options: Options, *, terminal: Any = None
-) -> int:
+def run(work: Work, inputs: list[Path], naming: Naming, options: Options) -> int:
     """work(photo, result) for each photo of the inputs -> exit code.
 
     InputError before anything is done where there is none, or two that were named come to one
-    result.
+    result; MissingFileError where what is to be watched is not there.
     """
-    folder = naming.folder
-    if folder is not None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{folder} is not a directory, and can't be made one") from error
+    _check_inputs(inputs, naming.folder, options)
     batch = Batch(work, naming, options)
     found = _find(inputs, batch)
     _check_named(found, naming)
+    if not found and not options.watch:
+        raise InputError(f"{inputs[0]} holds no photos ({' '.join(photo.READ_SUFFIXES)})")
+    if naming.folder is not None:
+        try:
+            naming.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{naming.folder} can't be made: {error.strerror}") from error
     if options.watch:
         return _watch(inputs, batch)
-    if not found:
-        raise InputError(f"{inputs[0]}: no photos there ({', '.join(sorted(SUFFIXES))})")
     pairs = [(f.source, naming.target(f)) for f in found]
     todo = pairs
     if options.resume:
-        todo = [pair for pair in pairs if not batch.is_done(*pair)]
-        batch.owners.update((t, s) for s, t in pairs if (s, t) not in set(todo))
-        print(_printable(f"{len(pairs) - len(todo)} of {len(pairs)} photos are done already"))
-    _sweep({target.parent for _, target in pairs})
+        done = {pair for pair in pairs if batch.is_done(*pair)}
+        todo = [pair for pair in pairs if pair not in done]
+        batch.owners.update((target, source) for source, target in done)
+        print(printable(f"{len(pairs) - len(todo)} of {len(pairs)} photos are done already"))
+    sweep({target.parent for _, target in pairs})
     real = {os.path.realpath(source) for source, _ in pairs}
     try:
-        with _progress(len(todo)) as advance:
+        with progress("photos", len(todo)) as tell:
             for source, target in todo:
                 batch.one(source, target, real)
-                advance()
+                tell(batch.seen, len(todo))
     except KeyboardInterrupt:
         _tell(f"stopped after {batch.seen} of {len(todo)} photos; go on by --resume")
         raise
@@ -321,29 +330,26 @@ def run(
 
 def _watch(inputs: list[Path], batch: Batch) -> int:
     """Until SIGINT or SIGTERM -> 0."""
-    changed: dict[Path, tuple[tuple[int, int], float]] = {}  # size and time, and since when
-    tried: dict[Path, tuple[int, int]] = {}
-    before = [(s, signal.signal(s, signal.default_int_handler))
-              for s in (signal.SIGINT, signal.SIGTERM)]  # fmt: skip
+    since: dict[tuple[Path, int, int], float] = {}  # photo, size and time of change: first seen
+    tried = set()
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [(number, signal.signal(number, signal.default_int_handler)) for number in signals]
+    _tell("watching; Ctrl-C ends it")
     try:
         while True:
-            found = _find(inputs, batch)
-            real = {os.path.realpath(f.source) for f in found}
-            _sweep({batch.naming.target(f).parent for f in found})
-            for item in found:
-                source, target = item.source, batch.naming.target(item)
+            pairs = [(item.source, batch.naming.target(item)) for item in _find(inputs, batch)]
+            inputs_now = {os.path.realpath(source) for source, _ in pairs}
+            for source, target in pairs:
                 try:
                     stat = source.stat()
                 except OSError:
                     continue  # it went meanwhile
-                now, state = time.monotonic(), (stat.st_size, stat.st_mtime_ns)
-                if changed.get(source, ((), 0.0))[0] != state:
-                    changed[source] = state, now
-                if now - changed[source][1] < STILL_S or tried.get(source) == state:
-                    continue
-                tried[source] = state
-                if not batch.is_done(source, target):
-                    batch.one(source, target, real)
+                state = (source, stat.st_size, stat.st_mtime_ns)
+                still = time.monotonic() - since.setdefault(state, time.monotonic())
+                if still >= STILL_S and state not in tried:
+                    tried.add(state)
+                    if not batch.is_done(source, target):
+                        batch.one(source, target, inputs_now)
             time.sleep(POLL_S)
     except KeyboardInterrupt:
         return 0
@@ -361,6 +367,15 @@ def _find(inputs: list[Path], batch: Batch) -> list[Found]:
     return [*(item for item in found if item.named), *rest.values()]
 
 
+def _check_inputs(inputs: list[Path], folder: Path | None, options: Options) -> None:
+    if folder is not None and not folder.is_dir():
+        if folder.exists() or folder.suffix.lower() in (*photo.READ_SUFFIXES, ".npy", ".exr"):
+            raise InputError(f"{folder} is not a directory; give one, or a single photo")
+    for given in inputs:
+        if options.watch and not (is_several(given) or given.exists()):
+            raise MissingFileError(f"{given} does not exist; make it first, then watch it")
+
+
 def _check_named(found: list[Found], naming: Naming) -> None:
     targets: set[Path] = set()
     for item in found:
@@ -373,7 +388,7 @@ def _check_named(found: list[Found], naming: Naming) -> None:
             targets.add(target)
 
 
-def _sweep(folders: set[Path]) -> None:
+def sweep(folders: set[Path]) -> None:
     """Remove what processes that were killed have left half-written."""
     for folder in folders:
         with contextlib.suppress(OSError):
@@ -397,11 +412,11 @@ def _summary(batch: Batch) -> None:
     if batch.failed:
         _tell(f"{len(batch.failed)} of {batch.seen} photos failed:")
         for source in batch.failed:
-            print(_printable(f"  {source}"), file=sys.stderr)
+            print(printable(f"  {source}"), file=sys.stderr)
 
 
 def _tell(message: str) -> None:
-    print(_printable(f"argan: {message}"), file=sys.stderr, flush=True)
+    print(printable(f"argan: {message}"), file=sys.stderr, flush=True)
 
 
 def _words(error: Exception) -> str:
@@ -413,14 +428,15 @@ def _words(error: Exception) -> str:
     return f"a bug: {type(error).__name__}: {told} (ARGAN_TRACEBACK=1 shows where)"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """A name may hold bytes that are no UTF-8."""
     return text.encode(errors="backslashreplace").decode()
 
 
 @contextlib.contextmanager
-def _progress(total: int) -> Iterator[Callable[[], None]]:
-    """A bar on stderr, if that is a terminal, with photos/s and the time left."""
+def progress(what: str, total: float | None) -> Iterator[Callable[[float, float | None], None]]:
+    """A bar on stderr, if that is a terminal, of so many photos or frames, with how many of them
+    are done in a second and the time left -> tell(done, total)."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -436,12 +452,12 @@ def _progress(total: int) -> Iterator[Callable[[], None]]:
     class Rate(ProgressColumn):
         def render(self, task: Task) -> Text:
             speed = task.finished_speed or task.speed
-            return Text(f"{speed:.2f} photos/s" if speed else "- photos/s")
+            return Text(f"{speed:.2f} {what}/s" if speed else f"- {what}/s")
 
     console = Console(stderr=True)
     columns = (
-        TextColumn("photos"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn()
+        TextColumn(what), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn()
     )  # fmt: skip
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("photos", total=total)
-        yield lambda: progress.advance(bar)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        bar = bars.add_task(what, total=total)
+        yield lambda done, total: bars.update(bar, completed=done, total=total)

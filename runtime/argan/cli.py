@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
 import os
 import sys
@@ -13,17 +14,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress
 from typer.core import TyperCommand
 
 import argan
-from argan import depth_files, native, photo
+from argan import batch, depth_files, native, photo
 from argan.adapter import read_model
 from argan.controls import Controls, Focus
-from argan.errors import Error, InputError, MissingExtraError
+from argan.errors import Error, InputError, MissingExtraError, MissingFileError
 from argan.files import check_writable, write_atomic
 from argan.optics import Pupil
+from argan.pipes import PIPE, files_for
 from argan.refocus import (
     Look,
     Quality,
@@ -43,13 +43,19 @@ MAP, DISCS, RUN = "Map (one of them)", "Discs", "Run"
 CAMERA = "Camera, where depth is in metres (EXIF's if not given)"
 
 Photos = Annotated[
-    list[Path], typer.Argument(metavar="IN", help="JPEG, PNG, WebP or HEIC.", show_default=False)
+    list[Path],
+    typer.Argument(
+        metavar="IN",
+        help="JPEG, PNG, WebP, TIFF, AVIF or HEIC; folders of them, or globs in quotes; - is"
+        " standard input.",
+        show_default=False,
+    ),
 ]
 Out = Annotated[
     str | None,
     typer.Option(
-        "-o", "--output", metavar="OUT|DIR", help="Beside the input if not given.",
-        rich_help_panel=OUTPUT,
+        "-o", "--output", metavar="OUT|DIR",
+        help="Beside the input if not given; - is standard output.", rich_help_panel=OUTPUT,
     ),
 ]  # fmt: skip
 Model = Annotated[
@@ -85,6 +91,48 @@ Force = Annotated[
     bool,
     typer.Option("--force", help="Replace existing files, even the input.", rich_help_panel=OUTPUT),
 ]
+PhotoFormat = Annotated[
+    Literal["jpg", "png", "webp", "tif", "avif"] | None,
+    typer.Option(
+        "--format", help="Where -o does not say it by an ending: the photo's own if not given.",
+        rich_help_panel=OUTPUT,
+    ),
+]  # fmt: skip
+MapFormat = Annotated[
+    Literal["png", "npy", "exr"] | None,
+    typer.Option(
+        "--format", help="Where -o does not say it by an ending: png if not given.",
+        rich_help_panel=OUTPUT,
+    ),
+]  # fmt: skip
+EncodeQuality = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=100, metavar="1..100", help="Of JPEG and WebP (95 if not given), AVIF (90).",
+        rich_help_panel=OUTPUT,
+    ),
+]  # fmt: skip
+Bits = Annotated[
+    Literal["8", "16"] | None,
+    typer.Option(
+        help="Per channel; 16 is for PNG and TIFF. As the photo if not given.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume", help="Leave out what is done: of the same photo, with the same settings.",
+        rich_help_panel=OUTPUT,
+    ),
+]  # fmt: skip
+Watch = Annotated[
+    bool,
+    typer.Option(
+        "--watch", help="Go on as photos come, until Ctrl-C; leaves out what is done.",
+        rich_help_panel=OUTPUT,
+    ),
+]  # fmt: skip
 BundleArgument = Annotated[
     str | None,
     typer.Argument(
@@ -255,9 +303,15 @@ class Grouped(TyperCommand):
 
 @app.command(cls=Grouped)
 def refocus(
+    ctx: typer.Context,
     photos: Photos,
     output: Out = None,
+    format: PhotoFormat = None,
+    encode_quality: EncodeQuality = None,
+    bits: Bits = None,
     force: Force = False,
+    resume: Resume = False,
+    watch: Watch = False,
     focus: Annotated[
         str,
         typer.Option(
@@ -306,8 +360,9 @@ def refocus(
     Examples:
       argan refocus photo.jpg
       argan refocus photo.jpg --focus 1200,800 --f-number 1.4 -o bokeh.png
-      argan refocus *.jpg --strength 3 --blades 6 -o out/
+      argan refocus photos/ --strength 3 --blades 6 -o out/ --resume
       argan refocus table.jpg --focus 900,700 --tilt 40 --keep 0.05
+      argan refocus - --format png < photo.jpg > bokeh.png
     """
     controls = Controls(
         *parse_focus(focus, focus_distance, focus_plane), f_number, blur, strength, focal_length,
@@ -319,17 +374,116 @@ def refocus(
     refocuser = _lazily(source, named, model, backend, precision, threads)
 
     def one(path: Path, target: Path) -> str:
+        _check_output(target, encode_quality, bits)
         own, words = find_embedded(path, source, named=named)
+        taken = _taken(path, bits)
         if own is not None:
-            result = expose_embedded(path, own, controls, look, threads=threads)
+            result = expose_embedded(taken, own, controls, look, threads=threads)
         else:
-            result = refocuser().expose(path, controls, look)
+            result = refocuser().expose(taken, controls, look)
         picture, setting = result.image, result.setting
         del result  # its map: saving takes as much again
-        picture.save(target)
-        return f"{setting.words}; depth {words}"
+        _save(picture, target, encode_quality, bits)
+        return f"{setting.words}; depth {words}{_several(picture)}"
 
-    return _run(one, photos, output, "bokeh", force=force)
+    with files_for(photos, output, _ending(format, output)) as (photos, output):
+        return _run(ctx, one, photos, output, "bokeh")
+
+
+@app.command(cls=Grouped)
+def film(
+    clip: Annotated[Path, typer.Argument(metavar="CLIP", help="MP4, MOV, MKV, WebM, ...")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="OUT", help="Beside the clip if not given.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    crf: Annotated[
+        int,
+        typer.Option(
+            min=0, max=51, metavar="0..51", help="Of the encoder: less is better and larger.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = 18,
+    force: Force = False,
+    focus: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|X,Y|D",
+            help="auto (the nearest sizeable thing near the centre), what is at a pixel of the"
+            " first frame, or a disparity. It is followed.",
+            rich_help_panel=FOCUS,
+        ),
+    ] = "auto",
+    focus_keys: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEYS",
+            help='In place of --focus: "0s:800,400 2.5s:auto 4s:0.7"; from each time on, the focus'
+            " goes to what is at that pixel then.",
+            rich_help_panel=FOCUS,
+        ),
+    ] = None,
+    pull: Annotated[
+        float,
+        typer.Option(
+            min=0, metavar="SECONDS", help="That a change of focus takes.", rich_help_panel=FOCUS
+        ),
+    ] = 1.0,
+    f_number: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N", help="The bundle's (1.8) if no blur is given.", rich_help_panel=BLUR
+        ),
+    ] = None,
+    blur: BlurK = None,
+    strength: Strength = None,
+    blades: Blades = 0,
+    rotation: Rotation = 0.0,
+    roundness: Roundness = 0.0,
+    cat_eye: CatEye = 0.0,
+    rim: Rim = 0.0,
+    highlights: Highlights = 1.0,
+    quality: RenderQuality = "preview",
+    model: Model = None,
+    backend: Backend = None,
+    precision: Precision = None,
+    threads: Threads = None,
+) -> int:
+    """Give a clip a shallow depth of field, with a steady depth and pulls of focus.
+
+    Writes CLIP_bokeh.mp4 beside CLIP.mp4. Sound and subtitles are copied. See docs/video.md.
+
+    \b
+    Examples:
+      argan film clip.mp4
+      argan film clip.mov --focus-keys "0s:800,400 2.5s:auto 4s:1200,700" --f-number 1.4
+      argan film clip.mp4 --strength 3 --quality final -o final.mp4
+    """
+    from argan import video
+
+    if focus_keys is not None and focus != "auto":
+        raise InputError("--focus and --focus-keys exclude each other: give one")
+    keys = video.parse_keys(f"0s:{focus}" if focus_keys is None else focus_keys)
+    controls = Controls(f_number=f_number, blur=blur, strength=strength)
+    pupil = Pupil(blades, math.radians(rotation), roundness, cat_eye, rim)
+    look = Look(pupil, highlights, quality)
+    ending = clip.suffix if clip.suffix.lower() in video.FORMATS else ".mp4"
+    target = output or clip.with_name(f"{clip.stem}_bokeh{ending}")
+    if target.is_dir():
+        target /= f"{clip.stem}_bokeh{ending}"
+    video.check_suffix(target)
+    batch.check_target(target, (clip,), output == target, force)
+    refocuser = load(model, backend=backend, precision=precision, threads=threads)
+    batch.sweep({target.parent})
+    with batch.progress("frames", None) as tell:
+        words = video.film(
+            refocuser, clip, target, controls, look, video.Film(keys, pull, crf), tell
+        )
+    print(batch.printable(f"{target}  {words}"))
+    return 0
 
 
 def _lazily(
@@ -347,8 +501,10 @@ def _lazily(
 
 @app.command(cls=Grouped)
 def depth(
+    ctx: typer.Context,
     photos: Photos,
     output: Out = None,
+    format: MapFormat = None,
     colormap: Annotated[
         photo.ColorMap | None,
         typer.Option(
@@ -363,6 +519,8 @@ def depth(
         ),
     ] = False,
     force: Force = False,
+    resume: Resume = False,
+    watch: Watch = False,
     source: DepthSource = "auto",
     model: Model = None,
     backend: Backend = None,
@@ -379,11 +537,11 @@ def depth(
     Examples:
       argan depth photo.jpg
       argan depth portrait.heic --source embedded -o portrait.exr
-      argan depth *.jpg --colormap inferno -o out/
+      argan depth 'photos/**/*.jpg' --colormap inferno -o out/
       argan depth photo.jpg --embed -o with_depth.jpg
     """
-    if embed and colormap:
-        raise InputError("--embed writes a photo: give no --colormap with it")
+    if embed and (colormap or format):
+        raise InputError("--embed writes a JPEG photo: give no --colormap or --format with it")
     named = any((model, backend, precision))
     refocuser = _lazily(source, named, model, backend, precision, threads)
 
@@ -400,12 +558,20 @@ def depth(
         unit = " 1/m" if metric else ""
         return f"disparity {disparity.min():.4g} to {disparity.max():.4g}{unit}; depth {words}"
 
-    return _run(one, photos, output, "depth", force=force, kind="jpeg" if embed else "map")
+    kind: Kind = "jpeg" if embed else "map"
+    ending = _ending("jpg" if embed else format or "png", None)
+    _ending(format, output)
+    with files_for(photos, output, ending) as (photos, output):
+        return _run(ctx, one, photos, output, "depth", kind=kind)
 
 
 @app.command("render", cls=Grouped)
 def render_command(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="JPEG, PNG or WebP.")],
+    ctx: typer.Context,
+    image: Annotated[
+        Path,
+        typer.Argument(metavar="IMAGE", help="As of argan refocus; - is standard input."),
+    ],
     disparity: Annotated[
         Path | None,
         typer.Option(
@@ -421,6 +587,9 @@ def render_command(
         ),
     ] = None,
     output: Out = None,
+    format: PhotoFormat = None,
+    encode_quality: EncodeQuality = None,
+    bits: Bits = None,
     force: Force = False,
     focus: Annotated[
         str,
@@ -475,16 +644,43 @@ def render_command(
         raise InputError("give one map, --disparity FILE or --depth FILE")
 
     def one(source: Path, target: Path) -> str:
+        _check_output(target, encode_quality, bits)
         result = expose(
-            source, controls, look, disparity=disparity, depth=depth, threads=threads
+            _taken(source, bits), controls, look, disparity=disparity, depth=depth, threads=threads
         )
         picture, setting = result.image, result.setting
         del result  # its map: saving takes as much again
-        picture.save(target)
-        return setting.words
+        _save(picture, target, encode_quality, bits)
+        return f"{setting.words}{_several(picture)}"
 
     reads = tuple(path for path in (disparity, depth) if path)
-    return _run(one, [image], output, "bokeh", force=force, reads=reads)
+    with files_for([image], output, _ending(format, output)) as (photos, output):
+        return _run(ctx, one, photos, output, "bokeh", reads=reads)
+
+
+def _ending(format: str | None, output: str | None) -> str | None:
+    """Of results that -o does not name, by --format."""
+    folder = output in (None, PIPE) or output.endswith("/") or Path(output).is_dir()
+    if format and not folder:
+        raise InputError(f"--format {format}: {output} says by its ending what it is; give one")
+    return f".{format}" if format else None
+
+
+def _check_output(target: Path, quality: int | None, bits: str | None) -> None:
+    photo.check_output(photo.SUFFIXES[target.suffix.lower()], quality, int(bits) if bits else None)
+
+
+def _taken(path: Path, bits: str | None) -> Path | photo.Photo:
+    """What is to be blurred; in 16 bits where these are wanted."""
+    return photo.to_16_bits(photo.load(path)) if bits == "16" else path
+
+
+def _save(picture: photo.Photo, target: Path, quality: int | None, bits: str | None) -> None:
+    picture.save(target, quality, int(bits) if bits else None)
+
+
+def _several(picture: photo.Photo) -> str:
+    return "; the first of several pictures" if picture.several else ""
 
 
 @app.command()
@@ -515,6 +711,9 @@ def bench(
       argan bench --size 256
       argan bench flowers.argan --photo photo.jpg --against runs/flowers-dr --plot bench.png
     """
+    from rich.console import Console
+    from rich.progress import Progress
+
     from argan import bench as benchmark
 
     counts = _numbers(threads)
@@ -525,7 +724,7 @@ def bench(
     for target in (json, plot):
         if target:
             reads = (find_model(model), *([photo] if photo else []))
-            _check_target(target, reads, named=True, force=False)
+            batch.check_target(target, reads, named=True, force=False)
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("processes")
@@ -603,6 +802,9 @@ def verify(
       argan verify flowers.argan --data photos --require all --html report.html
       argan verify flowers.argan --min-psnr int8=42 --max-drop delta1=0.02
     """
+    from rich.console import Console
+    from rich.progress import Progress
+
     from argan import backends, scenes
     from argan.verify import limits, report, speeds
     from argan.verify import verify as check
@@ -624,7 +826,7 @@ def verify(
     def one(model: str | None) -> int:
         path = find_model(model)
         for target in targets:
-            _check_target(target, (path,), named=True, force=False)
+            batch.check_target(target, (path,), named=True, force=False)
             check_writable(target)
         content, photos = read_model(path), scenes.read(data) if data else iter(())
         with Progress(console=console, disable=not console.is_terminal) as progress:
@@ -679,6 +881,27 @@ def info(model: BundleArgument = None) -> int:
     }
     for name, value in lines.items():
         print(f"{name + ':':14} {value}")
+    return 0
+
+
+@app.command()
+def web(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="What `make web` built.")
+    ] = Path("out/web"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: one that is free.")] = 8080,
+    show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> int:
+    """Serve the page that refocuses photos in the browser, on this machine alone (docs/web.md)."""
+    import webbrowser  # nobody else needs a browser, or a server
+
+    from argan.web import Server
+
+    with Server(folder, port) as server:
+        print(f"{server.address} (Ctrl-C ends it)", flush=True)
+        if show:
+            webbrowser.open(server.address)
+        server.serve_forever()
     return 0
 
 
@@ -749,76 +972,70 @@ def _numbers(text: str) -> list[float]:
 
 
 def _run(
-    work: Callable[[Path, Path], str],
+    ctx: typer.Context,
+    work: batch.Work,
     sources: list[Path],
     output: str | None,
     tail: str,
     *,
-    force: bool,
     kind: Kind = "photo",
     reads: tuple[Path, ...] = (),
 ) -> int:
     """work(input, output) -> a word on the result, for each input; -> exit code."""
-    targets = _targets(sources, output, tail, kind)
 
-    def one(source: Path, target: Path) -> None:
-        named = output is not None and target == Path(output)
-        _check_target(target, (*sources, *reads), named, force)
-        result = work(source, target)
-        line = f"{target}  {result}"  # a name may hold bytes that are no UTF-8
-        print(line.encode(errors="backslashreplace").decode())
+    def one(source: Path, target: Path) -> str:
+        if source.suffix.lower() in batch.CLIPS:
+            raise InputError(f"{source} is a clip; use argan film")
+        return work(source, target)
 
-    if len(sources) == 1:
-        one(sources[0], targets[0])
-        return 0
-    code, pairs = 0, list(zip(sources, targets, strict=True))
-    console = Console(stderr=True)
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        for source, target in progress.track(pairs, description="photos"):
-            try:
-                one(source, target)
-            except Error as error:
-                _complain(error)
-                code = 1
-    return code
-
-
-def _targets(sources: list[Path], output: str | None, tail: str, kind: Kind) -> list[Path]:
-    """The file each input's result goes to: -o, or IN_tail beside the input or in the folder -o."""
-    folder = output is not None and (
-        len(sources) > 1 or output.endswith("/") or Path(output).is_dir()
-    )
-    if output is not None and folder and not Path(output).is_dir():
-        raise InputError(f"{output} is not a directory; make it first, or give a single input")
+    force, resume, watch = (ctx.params.get(name, False) for name in ("force", "resume", "watch"))
+    folder = output is not None and (output.endswith("/") or Path(output).is_dir())
+    several = "resume" in ctx.params and (len(sources) > 1 or batch.is_several(sources[0]))
+    naming = batch.Naming(
+        Path(output) if output is not None and (folder or several) else None, tail,
+        lambda source: _suffix(source, kind, ctx.params.get("format")),
+    )  # fmt: skip
+    if several or resume or watch:
+        options = batch.Options(_settings(ctx), force, resume, watch)
+        return batch.run(one, sources, naming, options)
+    target = naming.target(batch.Found(sources[0], Path(), True))
     if output is not None and not folder:
-        targets = [Path(output)]
-    else:
-        names = [f"{source.stem}_{tail}{_suffix(source, kind)}" for source in sources]
-        folders = [Path(output) if output else source.parent for source in sources]
-        targets = [folder / name for folder, name in zip(folders, names, strict=True)]
-    for target in targets:
-        CHECKS[kind](target)
-        if targets.count(target) > 1:
-            raise InputError(f"two inputs would both become {target}; run them one by one with -o")
-    return targets
+        target = Path(output)
+    CHECKS[kind](target)
+    named = output is not None and not folder
+    batch.check_target(target, (*sources, *reads), named, force)
+    print(batch.printable(f"{target}  {one(sources[0], target)}"))
+    return 0
 
 
-def _suffix(source: Path, kind: Kind) -> str:
+def _settings(ctx: typer.Context) -> str:
+    """A digest of all that decides on the bytes which a command writes, but for the photo."""
+    given = ctx.params
+    apart = ("photos", "output", "force", "resume", "watch", "threads")
+    options = sorted((name, value) for name, value in given.items() if name not in apart)
+    text = repr((argan.__version__, ctx.info_name, options, _identity(given)))
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:32]
+
+
+def _identity(given: dict[str, Any]) -> Any:
+    """What changes where the model does."""
+    if given["backend"] == "torch":
+        files = Path(given["model"] or "").glob("*")
+        return sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+    if given["source"] == "embedded":
+        return None
+    try:
+        return read_model(find_model(given["model"])).manifest  # with the sha256 of every file
+    except MissingFileError:
+        return None  # a photo that needs it will say so
+
+
+def _suffix(source: Path, kind: Kind, format: str | None) -> str:
+    if format:
+        return f".{format}"
     if kind != "photo":
         return ".png" if kind == "map" else ".jpg"
     return source.suffix if source.suffix.lower() in photo.SUFFIXES else ".jpg"
-
-
-def _check_target(target: Path, reads: tuple[Path, ...], named: bool, force: bool) -> None:
-    """A file that exists is replaced only where -o names it or with --force, an input only with
-    --force."""
-    if force or not target.exists():
-        return
-    if any(path.exists() and target.samefile(path) for path in reads):
-        raise InputError(f"{target} is an input; name another with -o, or replace it by --force")
-    if not named:
-        raise InputError(f"{target} exists; name it with -o, or replace it by --force")
 
 
 def _add(entry: EntryPoint) -> None:

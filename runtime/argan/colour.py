@@ -28,6 +28,7 @@ Reals = NDArray[np.floating[Any]]
 MAX_TAGS = 256
 SAME_CURVE = 0.5 / 255  # codes of 8 bits would be the same
 SAME_COLOURS = 0.01  # of linear light: profiles round, and sRGB's are of many makes
+ALONE = 1e-6  # the lens may have turned float32 codes into light and back
 STRIP = 128  # rows at once
 
 # Primaries of sRGB as its own profile has them, adapted to D50: XYZ in columns.
@@ -97,21 +98,21 @@ class Space:
             return pixels, lambda result: result
         if pixels.dtype.kind == "f":
             return self._enter_float(pixels, self.curves)
-        top = int(np.iinfo(pixels.dtype).max)
+        top, shape = int(np.iinfo(pixels.dtype).max), pixels.shape
+        own = pixels if top > 255 else None  # 8 bits fit one to one, 16 do not
         there, back = zip(*(_tables(curve, top) for curve in self.curves), strict=True)
         coded = np.empty(pixels.shape, np.uint16)
         for rows in _strips(pixels):
             _look_up(there, pixels[rows], coded[rows])
 
         def leave(result: Pixels) -> Pixels:
-            left = np.empty_like(pixels)
+            left = np.empty(shape, back[0].dtype)
             for rows in _strips(result):
                 _look_up(back, result[rows], left[rows])
-                if top > 255:  # 16 bits do not fit one to one
-                    own = pixels[rows]
-                    again = np.empty(own.shape, np.uint16)
-                    _look_up(there, own, again)
-                    np.copyto(left[rows], own, where=again == result[rows])
+                if own is not None:
+                    again = np.empty_like(own[rows])
+                    _look_up(there, own[rows], again)
+                    np.copyto(left[rows], own[rows], where=again == result[rows])
             return left
 
         return coded, leave
@@ -129,7 +130,8 @@ class Space:
                 own, light = pixels[rows], SRGB.decode(result[rows])
                 for i, curve in enumerate(curves):
                     left[rows][..., i] = curve.encode(light[..., i])
-                np.copyto(left[rows], own, where=there(own) == result[rows])
+                alone = np.abs(there(own) - result[rows]) <= ALONE * (1 + np.abs(result[rows]))
+                np.copyto(left[rows], own, where=alone)
             return left
 
         coded = np.empty(pixels.shape, np.float32)
@@ -187,6 +189,7 @@ def _is_srgb(curve: Curve) -> bool:
     return bool(np.abs(SRGB.encode(curve.decode(codes)) - codes).max() <= SAME_CURVE)
 
 
+@functools.lru_cache(6)
 def _tables(curve: Curve, top: int) -> tuple[NDArray[np.uint16], NDArray[Any]]:
     """From codes 0..top to 16-bit codes of sRGB's curve, and back. 8 bits fit one to one."""
     codes = np.arange(top + 1)
@@ -200,6 +203,9 @@ def _tables(curve: Curve, top: int) -> tuple[NDArray[np.uint16], NDArray[Any]]:
 
 
 def _look_up(tables: tuple[NDArray[Any], ...], pixels: Pixels, out: Pixels) -> None:
+    if tables[0] is tables[1] is tables[2]:  # of the same curve
+        np.take(tables[0], pixels, out=out, mode="clip")
+        return
     for i, table in enumerate(tables):
         out[..., i] = table[pixels[..., i]]
 

@@ -9,18 +9,15 @@ are built without OpenEXR: its scan lines and ZIP are written here (openexr.com,
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin
 
-from argan import embedded, heif, photo
+from argan import embedded, photo
 from argan.errors import InputError
 from argan.files import write_atomic
 
@@ -52,13 +49,12 @@ def save(
     units = "1/m" if metric else "relative"
     if colormap and path.suffix.lower() != ".png":
         raise InputError(f"{path}: a colour map is a picture; use .png")
-    if colormap or path.suffix.lower() == ".npy":
-        photo.save_disparity(path, disparity, colormap)
-        return
     if not np.isfinite(disparity).all():
         raise InputError("the disparity holds NaN or infinity")
-    encode = _encode_exr if path.suffix.lower() == ".exr" else _encode_png
-    write_atomic(path, encode(disparity, units))
+    if path.suffix.lower() == ".exr":
+        write_atomic(path, _encode_exr(disparity, units))
+    else:
+        photo.save_disparity(path, disparity, colormap, units)
 
 
 def save_in_photo(path: Path, source: Path, disparity: NDArray[Any], *, metric: bool) -> None:
@@ -67,21 +63,8 @@ def save_in_photo(path: Path, source: Path, disparity: NDArray[Any], *, metric: 
     check_jpeg_suffix(path)
     data = source.read_bytes()
     if not data.startswith(b"\xff\xd8"):
-        with TemporaryDirectory() as folder:
-            photo.save(Path(folder) / "photo.jpg", heif.load_photo(source))
-            data = (Path(folder) / "photo.jpg").read_bytes()
+        data = photo.encode(photo.load(source), "JPEG")
     write_atomic(path, embedded.write(data, disparity, metric=metric))
-
-
-def _encode_png(disparity: NDArray[Any], units: str) -> bytes:
-    lo, hi = float(disparity.min()), float(disparity.max())
-    v = (disparity.astype(np.float64) - lo) * (65535 / (hi - lo) if hi > lo else 0.0)
-    text = PngImagePlugin.PngInfo()
-    for name, value in {"lo": repr(lo), "hi": repr(hi), "units": units}.items():
-        text.add_text(name, value)
-    buffer = io.BytesIO()
-    Image.fromarray(np.rint(v).astype(np.uint16)).save(buffer, "PNG", pnginfo=text)
-    return buffer.getvalue()
 
 
 def _encode_exr(disparity: NDArray[Any], units: str) -> bytes:

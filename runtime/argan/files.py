@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from argan.errors import InputError, MissingFileError
@@ -27,13 +29,20 @@ def check_writable(path: Path) -> None:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """All of `data` or nothing: a temporary sibling, then a rename. A symlink stays one."""
+    """All of `data` or nothing."""
+    with replacing(path) as part, part.open("xb") as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary sibling to be written, which then takes the place of `path`, unless an error
+    ends it. A symlink stays one."""
     path = Path(os.path.realpath(path))
     check_writable(path)
-    part = path.with_name(f".{os.urandom(8).hex()}.part")
+    part = path.with_name(f".{os.getpid()}-{os.urandom(8).hex()}.part")  # see argan.batch
     try:
-        with part.open("xb") as file:
-            file.write(data)
+        yield part
         os.replace(part, path)
     except OSError as error:
         raise InputError(f"{path} can't be written: {error.strerror}") from error

@@ -6,13 +6,10 @@ the metadata of a depth map, so these are found here, in the boxes of the file (
 
 from __future__ import annotations
 
-import dataclasses
 import io
-import os
 import struct
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,9 +18,7 @@ from PIL import Image
 
 from argan import photo
 from argan.errors import InputError, MissingExtraError
-from argan.files import check_readable
 
-BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 MAX_BYTES = 256 << 20
 MAX_ITEMS = 10_000  # a 12 MP iPhone photo has 55
 DEPTH_TYPES = (
@@ -52,34 +47,22 @@ class DepthImage(NamedTuple):
 
 def is_heif(head: bytes) -> bool:
     """Whether a file that begins with these 12 bytes is HEIC or HEIF."""
-    return head[4:8] == b"ftyp" and head[8:12] in BRANDS
+    return head[4:8] == b"ftyp" and head[8:12] in photo.HEIC_BRANDS
 
 
-def is_heif_file(path: str | os.PathLike[str]) -> bool:
-    """Whether there is a HEIC or HEIF file at that path."""
+def decode(data: bytes, name: str, most: int) -> photo.Photo:
+    """A photo, upright, 8 bit; see `photo.decode`. MissingExtraError without pi-heif."""
+    if len(data) > MAX_BYTES:
+        raise InputError(f"{name} has more than {MAX_BYTES >> 20} MB; use a smaller file")
     try:
-        with Path(path).open("rb") as file:
-            return is_heif(file.read(12))
-    except OSError:
-        return False
-
-
-def load(path: str | os.PathLike[str]) -> photo.Photo:
-    """Read a photo, upright, 8 bit; see `photo.load`. MissingExtraError without pi-heif."""
-    path = Path(path)
-    check_readable(path, "a photo")
-    if path.stat().st_size > MAX_BYTES:
-        raise InputError(f"{path} has more than {MAX_BYTES >> 20} MB; use a smaller file")
-    try:
+        image = _open(data)
+        photo.check_pixels(image.size, name, most)
         # Turned by libheif, as the file's boxes say; pi-heif resets EXIF's orientation.
-        return dataclasses.replace(photo.from_pil(_decode(_open(path.read_bytes()))), format="HEIF")
+        return photo.from_file(_decode(image), "HEIF")
+    except photo.TooManyPixels:
+        raise
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-
-
-def load_photo(path: str | os.PathLike[str]) -> photo.Photo:
-    """Read a photo of any format."""
-    return load(path) if is_heif_file(path) else photo.load(path)
+        raise InputError(f"{name}: {error}") from error
 
 
 def read_depth(data: bytes) -> DepthImage | None:

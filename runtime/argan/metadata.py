@@ -2,8 +2,8 @@
 
 Both stay as they are, byte for byte: what cameras hide in MakerNotes often counts from the start of
 the block and breaks where that is written anew. Changed is what is no longer true: the orientation
-becomes 1, the small picture of the old photo goes (EXIF 2.32, 4.5.4: IFD 1), and so does XMP on what
-was appended to the file, such as depth maps, gain maps and films.
+becomes 1, the small picture of the old photo goes (EXIF's second directory), and so does XMP on
+what was appended to the file, such as depth maps, gain maps and films.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def settle_exif(block: bytes) -> tuple[int | None, bytes | None]:
     """-> its orientation, None where it says nothing, and the block with orientation 1 and without
     its thumbnail; None where it is damaged. With or without "Exif" before it."""
     data = bytearray(block.removeprefix(PREFIX).removeprefix(PREFIX))
-    if not 8 <= len(data) <= MAX_BYTES or data[:2] not in (b"II", b"MM"):
+    if not 8 <= len(data) <= MAX_BYTES or bytes(data[:2]) not in (b"II", b"MM"):
         return None, None
     order = "<" if data[:2] == b"II" else ">"
     orientation, thumbnail = None, {}
@@ -88,6 +88,7 @@ def settle_xmp(packet: bytes) -> bytes | None:
     """The packet without what is no longer true; None where it is damaged."""
     if len(packet) > MAX_BYTES:
         return None
+    packet = packet.rstrip(b"\0")  # of some writers; no XML
     try:
         packet.decode("utf-8")
         if b"HasExtendedXMP" in packet or any(name.encode() in packet for name in STALE):

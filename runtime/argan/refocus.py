@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from argan import bundle, embedded, heif, lens, optics, photo
+from argan import bundle, colour, embedded, lens, optics, photo
 from argan.adapter import read_model
 from argan.backends import Backend, open_run, open_variant
 from argan.camera import inverse_depth, load_depth
@@ -66,12 +66,14 @@ PLAIN = Look()
 
 
 class Opened(NamedTuple):
-    """A picture's pixels, its EXIF block, and the way back from pixels to that kind of picture."""
+    """A picture's pixels, with sRGB's curve and primaries of its own (`colour`), its EXIF block,
+    and the way back from pixels to that kind of picture."""
 
     pixels: Pixels
     exif: bytes | None
     rebuild: Callable[[Pixels], Any]
     ours: bool  # nobody else has these pixels
+    space: colour.Space = colour.PLAIN
 
 
 class Refocuser:
@@ -91,7 +93,7 @@ class Refocuser:
 
     def depth(self, picture: Picture) -> Disparity:
         """The disparity of a photo [H, W, 3] -> float32 [H, W], upright."""
-        return self._depth(_open(picture).pixels)
+        return self._depth(_open(picture))
 
     def refocus(
         self,
@@ -128,7 +130,7 @@ class Refocuser:
         """`refocus` with its options in two parts."""
         opened = _open(picture)
         check_controls(controls, opened.pixels.shape, self.metric)
-        disparity = self._depth(opened.pixels)
+        disparity = self._depth(opened)
         return _expose(
             opened, disparity, controls, look, metric=self.metric, f_number=self.model.f_number,
             threads=self.threads,
@@ -142,16 +144,20 @@ class Refocuser:
             return None
         return self.model.disparity.lo, self.model.disparity.hi
 
-    def _depth(self, pixels: Pixels) -> Disparity:
+    def _depth(self, opened: Opened) -> Disparity:
+        return _enlarged(self.network_depth(opened.pixels, opened.space), opened.pixels)
+
+    def network_depth(self, pixels: Pixels, space: colour.Space = colour.PLAIN) -> Disparity:
+        """The disparity [h, w], of the network's own size, of pixels as `network_image` takes."""
         out = self.model.disparity
-        planes = network_image(pixels, self.model.image, self.sizes)
+        planes = network_image(pixels, self.model.image, self.sizes, space)
         answer = self.backend.run({"image": planes}).get("disparity")
         if answer is None or answer.shape != (1, 1, *planes.shape[2:]):
             raise BundleError("the model's output differs from its manifest; export it again")
         if not np.isfinite(answer).all():
             raise BundleError("the model gave NaN or infinity for this photo; use another model")
         disparity = (answer[0, 0] - np.float32(out.lo)) / np.float32(out.hi - out.lo)
-        return _enlarged(disparity, pixels)
+        return np.asarray(disparity, np.float32)
 
 
 def load(
@@ -424,11 +430,14 @@ def network_size(
 
 
 def network_image(
-    pixels: Pixels, port: bundle.Image, sizes: Sequence[tuple[int, int]] | None = None
+    pixels: Pixels,
+    port: bundle.Image,
+    sizes: Sequence[tuple[int, int]] | None = None,
+    space: colour.Space = colour.PLAIN,
 ) -> NDArray[np.float32]:
     """What the network sees of a photo: sRGB [1, 3, H, W] in 0..1, of `network_size`."""
     small = _resize(pixels, network_size(pixels.shape[0], pixels.shape[1], port, sizes))
-    return np.ascontiguousarray(_unit(small).transpose(2, 0, 1)[None])
+    return np.ascontiguousarray(space.to_srgb(_unit(small)).transpose(2, 0, 1)[None])
 
 
 def _enlarged(disparity: Disparity, pixels: Pixels) -> Disparity:
@@ -468,16 +477,22 @@ def _open(picture: Picture) -> Opened:
     if isinstance(picture, np.ndarray):
         return Opened(_check_array(picture), None, lambda pixels: pixels, False)
     if isinstance(picture, Image.Image):
-        taken = photo.from_pil(picture)
-        return Opened(
-            taken.pixels, taken.exif,
-            lambda px: photo.to_pil(dataclasses.replace(taken, pixels=px)), True,
-        )
-    ours = not isinstance(picture, photo.Photo)
-    loaded = picture if isinstance(picture, photo.Photo) else heif.load_photo(picture)
+        opened = _open_photo(photo.from_pil(picture), ours=True)
+        return opened._replace(rebuild=lambda pixels: photo.to_pil(opened.rebuild(pixels)))
+    if isinstance(picture, photo.Photo):
+        return _open_photo(picture, ours=False)
+    return _open_photo(photo.load(picture), ours=True)
+
+
+def _open_photo(taken: photo.Photo, *, ours: bool) -> Opened:
+    space = taken.space
+    pixels, leave = space.enter(taken.pixels)
+    ours = ours or pixels is not taken.pixels
+    rest = dataclasses.replace(taken, pixels=pixels)  # its own pixels may take much memory
     return Opened(
-        loaded.pixels, loaded.exif, lambda px: dataclasses.replace(loaded, pixels=px), ours
-    )
+        pixels, taken.exif, lambda result: dataclasses.replace(rest, pixels=leave(result)), ours,
+        space,
+    )  # fmt: skip
 
 
 def _check_array(pixels: Pixels) -> Pixels:

@@ -15,14 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from argan.errors import InputError
+
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262
 STRIP_OFFSETS, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES = 273, 277, 278, 279
 PLANAR, PREDICTOR, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES = 284, 317, 322, 323, 324, 325
 EXTRA, FORMAT, XMP, ICC, EXIF_IFD, GPS_IFD, INTEROP_IFD = 338, 339, 700, 34675, 34665, 34853, 40965
 ORIENTATION = 274
-# Of EXIF's first directory: description, make, model, resolution and its unit, software, date,
-# artist, rating, copyright, Windows' title to subject.
-KEPT = (270, 271, 272, 282, 283, 296, 305, 306, 315, 18246, 33432, *range(40091, 40096))
+# Of EXIF's first directory: description, make, model, orientation, resolution and its unit,
+# software, date, artist, rating, copyright, Windows' title to subject.
+KEPT = (
+    270, 271, 272, ORIENTATION, 282, 283, 296, 305, 306, 315, 18246, 33432, *range(40091, 40096)
+)  # fmt: skip
 
 FLOAT = 3  # sample format
 BLACK_IS_ZERO, RGB = 1, 2  # photometric
@@ -30,6 +34,8 @@ PREMULTIPLIED, STRAIGHT = 1, 2  # extra sample
 MAX_SAMPLES = 8
 MAX_TILE = 4096  # px of a side, for a small picture
 STRIP = 64  # rows
+COMPRESSIONS = (1, 5, 8, 32773, 32946)  # none, LZW, Deflate, PackBits, Deflate as it once was
+ADVICE = "save it anew as RGB of 8 or 16 bits or float32, with LZW or Deflate"
 DEFLATE, BY_DIFFERENCE = 8, 2
 
 
@@ -49,7 +55,8 @@ class Directory(NamedTuple):
 
 
 def read_directory(file: IO[bytes]) -> Directory:
-    """ValueError where there is none that makes sense. Nothing is decoded."""
+    """ValueError where there is none that makes sense, InputError for kinds of TIFF that can't be
+    read. Nothing is decoded."""
     ifd, head = _load(file)
     width, height = _whole(ifd, WIDTH), _whole(ifd, HEIGHT)
     samples, kind = _whole(ifd, SAMPLES, 1), _whole(ifd, FORMAT, 1)
@@ -59,12 +66,13 @@ def read_directory(file: IO[bytes]) -> Directory:
     across, down = _whole(ifd, TILE_WIDTH, 0), _whole(ifd, TILE_HEIGHT, 0)
     if across * down > max(MAX_TILE**2, 4 * width * height):
         raise ValueError(f"tiles of {across}x{down}")
-    deep = (bits, kind) == (16, 1) or (bits in (16, 32, 64) and kind == FLOAT)
-    deep = deep and _whole(ifd, PHOTOMETRIC, 0) in (BLACK_IS_ZERO, RGB) and samples in (1, 3, 4)
+    photometric = _whole(ifd, PHOTOMETRIC, 0)
+    deep = bits > 8 and photometric in (0, BLACK_IS_ZERO, RGB)
     if deep:
+        _check_kind(ifd, photometric, samples, bits, kind)
         _check_places(ifd, file)
-    elif kind == FLOAT or bits > 16:
-        raise ValueError(f"samples of {bits} bits and kind {kind}")
+    elif bits > 16 or kind == FLOAT:
+        raise InputError(f"samples of {bits} bits that are not RGB; {ADVICE}")
     icc, packet = ifd.get(ICC), ifd.get(XMP)
     return Directory(
         width, height, samples, deep, _whole(ifd, EXTRA, 0) == PREMULTIPLIED,
@@ -97,6 +105,17 @@ def _whole(ifd: Any, tag: int, otherwise: int | None = None) -> int:
     return first
 
 
+def _check_kind(ifd: Any, photometric: int, samples: int, bits: int, kind: int) -> None:
+    """What OpenCV reads, and reads rightly."""
+    compression = _whole(ifd, COMPRESSION, 1)
+    if (bits, kind) not in ((16, 1), (32, FLOAT), (64, FLOAT)):
+        raise InputError(f"samples of {bits} bits and format {kind}; {ADVICE}")
+    if (photometric, samples) not in ((BLACK_IS_ZERO, 1), (RGB, 3), (RGB, 4)):
+        raise InputError(f"{samples} samples of {bits} bits and colours {photometric}; {ADVICE}")
+    if compression not in COMPRESSIONS or (samples > 1 and _whole(ifd, PLANAR, 1) != 1):
+        raise InputError(f"its compression ({compression}), or one plane per channel; {ADVICE}")
+
+
 def _check_places(ifd: Any, file: IO[bytes]) -> None:
     """OpenCV does not complain where the pixels end before the picture does."""
     size = file.seek(0, 2)
@@ -117,7 +136,7 @@ def _exif(ifd: Any, head: bytes, file: IO[bytes]) -> bytes | None:
         exif = Image.Exif()
         for tag in KEPT:
             if tag in ifd:
-                exif[tag] = ifd[tag]
+                exif[tag] = 1 if tag == ORIENTATION else ifd[tag]
         for tag in (EXIF_IFD, GPS_IFD):
             if tag in ifd:
                 inner = ImageFileDirectory_v2(head, group=tag)

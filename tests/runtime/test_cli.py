@@ -111,12 +111,13 @@ def test_info(capsys):
 RENDER = ["--focus-disparity", "0.5", "--blur", "3"]
 BAD = {
     "missing": (["refocus", "gone.jpg", *MODEL], "does not exist"),
-    "directory": (["refocus", "folder", *MODEL], "is a directory"),
+    "directory": (["refocus", "folder", *MODEL], "folder holds no photos"),
     "text": (["refocus", "text.jpg", *MODEL], "not a JPEG"),
     "truncated": (["refocus", "cut.jpg", *MODEL], "cut short"),
     "depth, missing": (["depth", "gone.jpg", *MODEL], "does not exist"),
     "depth, truncated": (["depth", "cut.jpg", *MODEL], "cut short"),
     "render, truncated": (["render", "cut.jpg", "--disparity", "map.npy", *RENDER], "cut short"),
+    "render, folder": (["render", "folder", "--disparity", "map.npy", *RENDER], "is a directory"),
     "render, no map": (["render", "photo.jpg", "--disparity", "x.npy", *RENDER], "does not exist"),
     "map is text": (["render", "photo.jpg", "--disparity", "text.jpg", *RENDER], ".npy or .png"),
     "another size": (
@@ -139,7 +140,7 @@ BAD = {
     "threads": (["refocus", "photo.jpg", *MODEL, "--threads", "0"], "--threads"),
     "quality": (["refocus", "photo.jpg", *MODEL, "--quality", "best"], "--quality"),
     "backend": (["refocus", "photo.jpg", *MODEL, "--backend", "tensorrt"], "--backend"),
-    "output type": (["refocus", "photo.jpg", *MODEL, "-o", "out.tif"], "use .jpg"),
+    "output type": (["refocus", "photo.jpg", *MODEL, "-o", "out.gif"], "use .jpg"),
     "depth as jpg": (["depth", "photo.jpg", *MODEL, "-o", "out.jpg"], "use .png, .npy or .exr"),
     "output folder": (["refocus", "photo.jpg", *MODEL, "-o", "gone/out.jpg"], "make it first"),
     "onto the input": (["refocus", "photo.jpg", *MODEL, "-o", "photo.jpg"], "is an input"),
@@ -175,11 +176,12 @@ def test_one_bad_input_among_several(capsys):
     inputs = ["text.jpg", "photo.jpg", "gone.jpg"]
     assert main(["refocus", *inputs, *MODEL, "-o", "folder"]) == 1
     err = capsys.readouterr().err.splitlines()
-    assert [line.split()[:2] for line in err] == [["argan:", "text.jpg"], ["argan:", "gone.jpg"]]
-    assert os.listdir("folder") == ["photo_bokeh.jpg"]
+    assert [line.split()[:2] for line in err[:2]] == [["argan:", name] for name in inputs[::2]]
+    assert err[2:] == ["argan: 2 of 3 photos failed:", "  text.jpg", "  gone.jpg"]
+    assert sorted(os.listdir("folder")) == [".argan-done.jsonl", "photo_bokeh.jpg"]
 
 
-@pytest.mark.parametrize("command", ["refocus", "depth", "render", "info"])
+@pytest.mark.parametrize("command", ["refocus", "film", "depth", "render", "info"])
 def test_help_has_examples(command, capsys):
     assert main([command, "--help"]) == 0
     assert f"Examples:\n    argan {command}" in capsys.readouterr().out
@@ -189,7 +191,7 @@ def test_help_has_examples(command, capsys):
 def test_help_lists_the_commands(arguments, capsys):
     assert main(arguments) == 0
     out = capsys.readouterr().out
-    assert [c for c in ("refocus", "depth", "render", "info") if c not in out] == []
+    assert [c for c in ("refocus", "film", "depth", "render", "info") if c not in out] == []
 
 
 def test_a_bug_is_one_line_too(capsys, monkeypatch):

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 import argan
-from argan import depth_files, embedded, heif, photo, xmp
+from argan import depth_files, embedded, photo, xmp
 from argan.cli import main
 from argan.errors import Error, InputError
 from argan.refocus import find_embedded
@@ -466,7 +466,7 @@ def test_heif_is_turned_as_the_photo_is(turns, own, tmp_path):
     pytest.importorskip("pi_heif")
     path = tmp_path / "photo.heic"
     path.write_bytes(heif_file(turns, turns if own else None, kind=None))
-    upright, found = heif.load(path), embedded.read(path)
+    upright, found = photo.load(path), embedded.read(path)
     assert (upright.format, found.metric) == ("HEIF", False)
     assert (upright.pixels.shape[0] > upright.pixels.shape[1]) == any(
         turn in ((b"irot", 1), (b"irot", 3)) for turn in turns

@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import math
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from argan import photo
 from argan.backends import Backend, Tensors
 from argan.controls import Controls
-from argan.errors import Error, InputError
+from argan.errors import Error, InputError, MissingExtraError
 from argan.refocus import Look, Refocuser
 
 T = TypeVar("T")
-FORMATS = sorted(set(photo.SUFFIXES.values()))
-KINDS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 
 
 class Problem(Error):
@@ -163,52 +157,40 @@ def refocus(
     source = decode(data, limits.max_pixels)
     result = refocuser.expose(source, controls, look)
     pixels = math.prod(source.pixels.shape[:2])
-    encoded = _written(KINDS[kind], lambda path: photo.save(path, result.image))
-    return Answer(encoded, pixels, result.focus)
+    return Answer(_answered(lambda: photo.encode(result.image, kind)), pixels, result.focus)
 
 
 def depth(
-    refocuser: Refocuser, limits: Limits, data: bytes, kind: str, colormap: photo.ColorMap | None
+    refocuser: Refocuser,
+    limits: Limits,
+    data: bytes,
+    kind: str,
+    colormap: photo.ColorMap | None,
 ) -> Answer:
     """`kind` is "png" or "npy"; as `argan depth` writes it."""
     disparity: NDArray[np.float32] = refocuser.depth(decode(data, limits.max_pixels))
-    encoded = _written(kind, lambda path: photo.save_disparity(path, disparity, colormap))
+    encoded = _answered(lambda: photo.encode_disparity(disparity, kind, colormap))
     return Answer(encoded, disparity.size)
 
 
 def decode(data: bytes, max_pixels: int) -> photo.Photo:
     """The photo in a file's bytes. Problem: 415 for no photo, 413 for too many pixels, which is
     known before any is decoded, 400 for a damaged one."""
-    too_large = Problem(
-        413, f"the photo has more than {max_pixels / 1e6:g} million pixels; make it smaller first"
-    )
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as header:
-            pixels = header.width * header.height
-    except UnidentifiedImageError:
-        kinds = "JPEG, PNG or WebP"
+        return photo.decode(data, "the photo", max_pixels)
+    except photo.TooManyPixels as error:
+        raise Problem(413, str(error)) from None
+    except photo.UnknownFormat:
+        kinds = "JPEG, PNG, WebP, TIFF, HEIC or AVIF"
         raise Problem(415, f"the body is no {kinds} photo; convert it to one of these") from None
-    except Image.DecompressionBombError:
-        raise too_large from None
-    except Exception as error:  # Pillow's readers raise many kinds on a damaged file
-        raise Problem(400, f"the photo is damaged or cut short ({error}); get it again") from None
-    if pixels > max_pixels:
-        raise too_large
-    with TemporaryDirectory(prefix="argan-") as folder:
-        path = Path(folder, "photo")
-        path.write_bytes(data)
-        try:
-            return photo.load(path)
-        except InputError as error:
-            raise Problem(400, str(error).replace(str(path), "the photo")) from None
+    except MissingExtraError as error:
+        raise Problem(415, f"the server can't read HEIC ({error}); send JPEG") from None
+    except InputError as error:
+        raise Problem(400, str(error)) from None
 
 
-def _written(suffix: str, save: Callable[[Path], None]) -> bytes:
-    """The bytes of the file that save(path) writes."""
-    with TemporaryDirectory(prefix="argan-") as folder:
-        path = Path(folder, f"result.{suffix}")
-        try:
-            save(path)
-        except InputError as error:
-            raise Problem(422, str(error).replace(str(path), f".{suffix}")) from None
-        return path.read_bytes()
+def _answered(encode: Callable[[], bytes]) -> bytes:
+    try:
+        return encode()
+    except InputError as error:
+        raise Problem(422, str(error)) from None
