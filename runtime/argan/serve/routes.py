@@ -318,7 +318,10 @@ PROBLEMS = {
     406: ("Accept allows no format there is.", "Accept: give image/jpeg or image/png"),
     408: ("The body came too slowly.", "the body did not come within 60 s"),
     413: ("Too many bytes or pixels.", "the photo has more than 50 million pixels"),
-    415: ("No photo.", "the body is no JPEG, PNG, WebP, TIFF, HEIC or AVIF photo; convert it to one of these"),
+    415: (
+        "No photo.",
+        "the body is not a JPEG, PNG, WebP, TIFF, HEIC or AVIF photo; convert it to one of these",
+    ),
     422: ("A parameter makes no sense.", "f-number -1.0: give a positive number such as 1.8"),
     503: ("Too busy; see Retry-After.", "the queue is full; try again in 3 s"),
 }
