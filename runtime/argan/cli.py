@@ -21,7 +21,7 @@ from argan import batch, depth_files, native, photo
 from argan.adapter import read_model
 from argan.controls import Controls, Focus
 from argan.errors import Error, InputError, MissingExtraError, MissingFileError
-from argan.files import check_writable, write_atomic
+from argan.files import check_readable, check_writable, write_atomic
 from argan.optics import Pupil
 from argan.pipes import PIPE, files_for
 from argan.refocus import (
@@ -1001,6 +1001,7 @@ def _run(
     target = naming.target(batch.Found(sources[0], Path(), True))
     if output is not None and not folder:
         target = Path(output)
+    check_readable(sources[0], "a photo")
     CHECKS[kind](target)
     named = output is not None and not folder
     batch.check_target(target, (*sources, *reads), named, force)

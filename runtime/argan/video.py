@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from argan import photo
 from argan.controls import Controls, Disparity, Point, focus_disparity, settle
 from argan.errors import Error, InputError, MissingExtraError
 from argan.files import check_readable, replacing
@@ -372,6 +373,8 @@ def _upright(pixels: NDArray[Any], frame: Any) -> NDArray[Any]:
 
 @contextlib.contextmanager
 def _reading(av: Any, path: Path) -> Iterator[Clip]:
+    if path.suffix.lower() in photo.READ_SUFFIXES:
+        raise InputError(f"{path} is a photo; use argan refocus")
     try:
         container = av.open(str(path), metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:

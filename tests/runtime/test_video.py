@@ -183,6 +183,7 @@ HLG = {"color_range": 1, "colorspace": 9, "color_primaries": 9, "color_trc": 18}
 REFUSED = {
     "missing": (["gone.mp4"], "does not exist"),
     "text": (["text.mp4"], "not a clip"),
+    "photo": (["photo.png"], "use argan refocus"),
     "cut": (["cut.mp4"], "cut short"),
     "last frame": (["last.mp4"], "a packet is cut short"),
     "torn": (["torn.mkv"], "cut short"),
@@ -221,6 +222,7 @@ def broken(tmp_path_factory):
     data = Path("torn.mkv").read_bytes()
     Path("torn.mkv").write_bytes(data[: len(data) // 2])
     Path("text.mp4").write_text("I am no clip.\n")
+    Path("photo.png").touch()
     os.chdir(before)
     return folder
 

@@ -1,6 +1,6 @@
 /** Rectangles of pixels; `planes.Box` of the Python runtime. */
 
-/** @typedef {{readonly y0: number, readonly y1: number, readonly x0: number, readonly x1: number}} Box */
+/** @typedef {Readonly<{y0: number, y1: number, x0: number, x1: number}>} Box */
 
 /** @param {number} y0 @param {number} y1 @param {number} x0 @param {number} x1 @returns {Box} */
 export const box = (y0, y1, x0, x1) => ({ y0, y1, x0, x1 });
@@ -29,7 +29,8 @@ export const shrunk = (b, factor = 2) =>
     Math.ceil(b.x1 / factor),
   );
 
-/** `b` from the corner of `outer`, which is in px `factor` times as large. @param {Box} b @param {Box} outer */
+/** `b` from the corner of `outer`, which is in px `factor` times as large.
+ * @param {Box} b @param {Box} outer */
 export const seenFrom = (b, outer, factor = 1) =>
   box(
     b.y0 - factor * outer.y0,
@@ -38,7 +39,8 @@ export const seenFrom = (b, outer, factor = 1) =>
     b.x1 - factor * outer.x0,
   );
 
-/** Squares of at most `side` px. @param {{height: number, width: number}} picture @param {number} side */
+/** Squares of at most `side` px.
+ * @param {{height: number, width: number}} picture @param {number} side */
 export function tiles({ height, width }, side) {
   const boxes = [];
   for (let y = 0; y < height; y += side)

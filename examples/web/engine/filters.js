@@ -16,7 +16,8 @@ function reflected(at, size) {
   return inside;
 }
 
-/** A separable filter, the same weights down and across. @param {Plane} plane @param {number[]} weights odd
+/** A separable filter, the same weights down and across.
+ * @param {Plane} plane @param {number[]} weights odd
  * @param {(at: number, size: number) => number} border @returns {Plane} */
 function separable(plane, weights, border) {
   const { data, height, width } = plane;
@@ -27,7 +28,8 @@ function separable(plane, weights, border) {
     const weight = weights[k + reach];
     for (let x = 0; x < width; x++) {
       const from = border(x + k, width);
-      for (let y = 0; y < height; y++) across.data[y * width + x] += weight * data[y * width + from];
+      for (let y = 0; y < height; y++)
+        across.data[y * width + x] += weight * data[y * width + from];
     }
   }
   for (let k = -reach; k <= reach; k++) {
@@ -48,9 +50,11 @@ export const boxBlur = (plane, side) => separable(plane, Array(side).fill(1 / si
 export function gaussian(plane, variance) {
   if (variance < 0.01) return plane;
   const reach = (Math.round(8 * Math.sqrt(variance) + 1) | 1) >> 1; // cv2's size for float32
-  const bell = Array.from({ length: 2 * reach + 1 }, (_, k) => Math.exp(-((k - reach) ** 2) / (2 * variance)));
+  const bell = Array.from({ length: 2 * reach + 1 }, (_, k) =>
+    Math.exp(-((k - reach) ** 2) / (2 * variance)),
+  );
   const sum = bell.reduce((a, b) => a + b);
-  return separable(plane, bell.map((w) => w / sum), clamped); // prettier-ignore
+  return separable(plane, bell.map((w) => w / sum), clamped);
 }
 
 /** cv2.erode or cv2.dilate with a square window. @param {Plane} plane @param {number} side odd
@@ -82,7 +86,8 @@ export const erode = (plane, side) => extreme(plane, side, Math.min);
 /** @param {Plane} plane @param {number} side */
 export const dilate = (plane, side) => extreme(plane, side, Math.max);
 
-/** Slopes to the right and down (cv2.Sobel, scale 1/8) and cv2.Laplacian / 2, edges clamped. @param {Plane} plane */
+/** Slopes to the right and down (cv2.Sobel, scale 1/8) and cv2.Laplacian / 2, edges clamped.
+ * @param {Plane} plane */
 export function derivatives(plane) {
   const { data, height, width } = plane;
   const [right, down, spread] = [empty(plane), empty(plane), empty(plane)];
@@ -91,8 +96,10 @@ export function derivatives(plane) {
       const at = (/** @type {number} */ dy, /** @type {number} */ dx) =>
         data[clamped(y + dy, height) * width + clamped(x + dx, width)];
       const i = y * width + x;
-      right.data[i] = (at(-1, 1) - at(-1, -1) + 2 * (at(0, 1) - at(0, -1)) + at(1, 1) - at(1, -1)) / 8;
-      down.data[i] = (at(1, -1) - at(-1, -1) + 2 * (at(1, 0) - at(-1, 0)) + at(1, 1) - at(-1, 1)) / 8;
+      right.data[i] =
+        (at(-1, 1) - at(-1, -1) + 2 * (at(0, 1) - at(0, -1)) + at(1, 1) - at(1, -1)) / 8;
+      down.data[i] =
+        (at(1, -1) - at(-1, -1) + 2 * (at(1, 0) - at(-1, 0)) + at(1, 1) - at(-1, 1)) / 8;
       spread.data[i] = (at(0, -1) + at(0, 1) + at(-1, 0) + at(1, 0) - 4 * at(0, 0)) / 2;
     }
   return { right, down, spread };

@@ -3,7 +3,8 @@
 import { frame } from "./box.js";
 
 /** @typedef {import("./native.js").Planes} Planes */
-/** @typedef {{around: Planes, stride: number}} Recovery [h, w, 4]: colour around, light above white */
+/** [h, w, 4]: colour around, light above white.
+ * @typedef {{around: Planes, stride: number}} Recovery */
 
 const SQUARED = 3; // BRIGHT
 const SURE = 64;
@@ -34,20 +35,26 @@ export function recovery(native, photo, strength, width) {
       const plane = native.view(colours, p);
       for (let i = 0; i < size; i++) into[4 * i + p] = plane[i];
     }
-    const window = (/** @type {number} */ part) => Math.max(1, roundEven((part * longer) / stride)) | 1;
+    const window = (/** @type {number} */ part) =>
+      Math.max(1, roundEven((part * longer) / stride)) | 1;
     const crowd = shareOf(every, sample, window(SURROUNDINGS));
     const compact = shareOf(every, sample, window(CORE));
     for (let i = 0; i < size; i++)
-      into[4 * i + 3] = strength * LIGHT * unit(1 - crowd[i] / CROWDED) * unit(1.5 * compact[i] - 0.5);
+      into[4 * i + 3] =
+        strength * LIGHT * unit(1 - crowd[i] / CROWDED) * unit(1.5 * compact[i] - 0.5);
   });
   return { around, stride };
 }
 
-/** Every `stride`-th pixel, RGB. @param {{pixels: Uint8ClampedArray, height: number, width: number}} photo
+/** Every `stride`-th pixel, RGB.
+ * @param {{pixels: Uint8ClampedArray, height: number, width: number}} photo
  * @param {number} stride */
 function sampled({ pixels, height, width }, stride) {
   const start = Math.floor(stride / 2);
-  const size = { height: Math.ceil((height - start) / stride), width: Math.ceil((width - start) / stride) };
+  const size = {
+    height: Math.ceil((height - start) / stride),
+    width: Math.ceil((width - start) / stride),
+  };
   const rgb = new Uint8Array(3 * size.height * size.width);
   for (let y = start, to = 0; y < height; y += stride)
     for (let x = start; x < width; x += stride, to += 3) {
@@ -65,7 +72,9 @@ function clipped(rgb) {
   const every = new Uint8Array(rgb.length / 3);
   for (let i = 0; i < some.length; i++) {
     const count =
-      Number(rgb[3 * i] === WHITE) + Number(rgb[3 * i + 1] === WHITE) + Number(rgb[3 * i + 2] === WHITE);
+      Number(rgb[3 * i] === WHITE) +
+      Number(rgb[3 * i + 1] === WHITE) +
+      Number(rgb[3 * i + 2] === WHITE);
     some[i] = Number(count > 0);
     every[i] = Number(count === 3);
   }
@@ -93,7 +102,9 @@ function bright(native, sample, some) {
 }
 
 /** highlights.filled: colour times weight -> colour, from around where there is little weight.
- * @param {import("./native.js").Native} native @param {Planes} colour @param {number} weight where it lies
+ *
+ * @param {import("./native.js").Native} native @param {Planes} colour
+ * @param {number} weight where it lies
  * @param {number} sure @returns {Planes} */
 function filled(native, colour, weight, sure) {
   const { height, width } = colour;
@@ -105,7 +116,12 @@ function filled(native, colour, weight, sure) {
     const none = native.planes(1, colour);
     native.view(none).fill(0);
     native.shrink(colour, weight, none, frame(colour), half, frame(small), {});
-    const deeper = filled(native, half.layer, half.layer.at + 12 * small.height * small.width, sure);
+    const deeper = filled(
+      native,
+      half.layer,
+      half.layer.at + 12 * small.height * small.width,
+      sure,
+    );
     around = native.enlarged({ ...deeper, count: 3 }, 2, frame(colour));
   }
   const result = native.planes(3, colour);
@@ -122,21 +138,28 @@ function filled(native, colour, weight, sure) {
   return result;
 }
 
-/** highlights._share_of: part of the window around each place that is set; mirrored beyond the edge.
- * @param {Uint8Array} flags @param {{height: number, width: number}} size @param {number} window odd */
+/** highlights._share_of: part of the window around each place that is set; mirrored at edges.
+ *
+ * @param {Uint8Array} flags @param {{height: number, width: number}} size
+ * @param {number} window odd */
 function shareOf(flags, { height, width }, window) {
   const reach = (window - 1) / 2;
   const share = new Float32Array(height * width);
   const lines = new Int32Array(height * width); // sums along each row
   for (let y = 0; y < height; y++)
     for (let x = 0, sum = 0; x < width; x++) {
-      if (x === 0) for (let k = -reach; k <= reach; k++) sum += flags[y * width + mirrored(k, width)];
-      else sum += flags[y * width + mirrored(x + reach, width)] - flags[y * width + mirrored(x - reach - 1, width)];
+      if (x === 0)
+        for (let k = -reach; k <= reach; k++) sum += flags[y * width + mirrored(k, width)];
+      else
+        sum +=
+          flags[y * width + mirrored(x + reach, width)] -
+          flags[y * width + mirrored(x - reach - 1, width)];
       lines[y * width + x] = sum;
     }
   const sums = new Int32Array(width);
   for (let y = 0; y < height; y++) {
-    if (y === 0) for (let k = -reach; k <= reach; k++) add(sums, lines, mirrored(k, height) * width, 1);
+    if (y === 0)
+      for (let k = -reach; k <= reach; k++) add(sums, lines, mirrored(k, height) * width, 1);
     else {
       add(sums, lines, mirrored(y + reach, height) * width, 1);
       add(sums, lines, mirrored(y - reach - 1, height) * width, -1);

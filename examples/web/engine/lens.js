@@ -1,6 +1,6 @@
 /**
- * The photograph: `lens.render` of the Python runtime, whose comments say how and why. The names are
- * its names; the inner loops are its compiled ones (`native.js`).
+ * The photograph: `lens.render` of the Python runtime, whose comments say how and why. The names
+ * are its names; the inner loops are its compiled ones (`native.js`).
  *
  * The photo and its disparity stay outside of the compiled code's memory, which holds tiles, and
  * whole images of a quarter of the size and less.
@@ -13,8 +13,9 @@ import { squares, stack } from "./slices.js";
 /** @typedef {import("./box.js").Box} Box */
 /** @typedef {import("./native.js").Planes} Planes */
 /** @typedef {import("./slices.js").Stack} Stack */
-/** sRGB as RGBA bytes. @typedef {{pixels: Uint8ClampedArray, height: number, width: number}} Photo */
-/** @typedef {{layer: Planes, square: Planes}} Layer premultiplied colour and coverage; squared radius */
+/** @typedef {import("./photo.js").Photo} Photo */
+/** Premultiplied colour and coverage; squared radius.
+ * @typedef {{layer: Planes, square: Planes}} Layer */
 /** What is too blurred for half size, at a quarter of it.
  * @typedef {{back: Planes | null, front: Planes | null, hidden: Planes | null}} Far */
 /** @typedef {object} Settings
@@ -45,10 +46,12 @@ const SLICES = {
 
 /** Make the photograph, tile by tile; yields the part that is done, 0..1, after each.
  * @param {import("./native.js").Native} native
- * @param {Photo} photo @param {Float32Array} disparity of the photo's size @param {Settings} settings
+ *
+ * @param {Photo} photo @param {Float32Array} disparity of the photo's size
+ * @param {Settings} settings
  * @returns {Generator<number, Uint8ClampedArray, void>} RGBA */
 export function* render(native, photo, disparity, settings) {
-  const lens = new Lens(photo, settings);
+  const lens = new Lens(native, photo, settings);
   const ends = lens.ends(disparity);
   const out = photo.pixels.slice();
   if (Math.max(...ends.map(Math.abs)) < SHARP ** 2) return out;
@@ -73,12 +76,14 @@ export function* render(native, photo, disparity, settings) {
 }
 
 /** Side of tiles. @param {{height: number, width: number}} photo */
-const sideOf = ({ height, width }) => Math.min(TILE, 64 * Math.ceil(Math.sqrt((height * width) / TILES) / 64));
+const sideOf = ({ height, width }) =>
+  Math.min(TILE, 64 * Math.ceil(Math.sqrt((height * width) / TILES) / 64));
 
 /** The slices, for one setting. */
 class Lens {
-  /** @param {Photo} photo @param {Settings} settings */
-  constructor(photo, { focus, blur, blades, quality }) {
+  /**
+   * @param {import("./native.js").Native} native @param {Photo} photo @param {Settings} settings */
+  constructor(native, photo, { focus, blur, blades, quality }) {
     const { fine, octave } = SLICES[quality];
     this.focus = focus;
     this.blur = blur;
@@ -90,12 +95,14 @@ class Lens {
     this.halo = 4 * Math.ceil((octave[octave.length - 1] + 2.5) / 2);
     this.beyond = (2 * this.reduced[this.reduced.length - 1]) ** 2;
     this.stops = squares(signed);
-    this.full = stack(signed, [null, ...signed.slice(1, -1), null], blades);
-    this.octave = { [-1]: this.#octave(-1, blades), [1]: this.#octave(1, blades) };
+    this.full = stack(native, signed, [null, ...signed.slice(1, -1), null], blades);
+    this.octave = { [-1]: this.#octave(native, -1, blades), [1]: this.#octave(native, 1, blades) };
   }
 
-  /** Those of a smaller size, in front (1) or behind (-1). @param {-1 | 1} side @param {number} blades */
-  #octave(side, blades) {
+  /** Those of a smaller size, in front (1) or behind (-1).
+   * @param {import("./native.js").Native} native
+   * @param {-1 | 1} side @param {number} blades */
+  #octave(native, side, blades) {
     /** @type {(number | null)[]} */
     const radii = [...this.octaveRadii.map((r) => side * Math.sqrt(r ** 2 - SOFTENING)), null];
     const stops = this.reduced.map((r) => side * r);
@@ -103,7 +110,7 @@ class Lens {
       radii.reverse();
       stops.reverse();
     }
-    return stack(stops, radii, blades, side > 0);
+    return stack(native, stops, radii, blades, side > 0);
   }
 
   /** The extremes of the signed squared radius. @param {Float32Array} disparity */
@@ -117,7 +124,9 @@ class Lens {
       if (d - d !== 0) throw new Error("the disparity has NaN or infinite values");
     }
     return squares(
-      [lowest, highest].map((d) => Math.min(Math.max((d - this.focus) * this.blur, -this.limit), this.limit)),
+      [lowest, highest].map((d) =>
+        Math.min(Math.max((d - this.focus) * this.blur, -this.limit), this.limit),
+      ),
     );
   }
 }
@@ -164,7 +173,15 @@ class Rendering {
     const rgb = this.#rgb(part);
     const light = this.native.decoded(rgb, sizeOf(part));
     if (this.recovery)
-      this.native.recover(light, rgb, part.y0, part.x0, this.recovery.around, this.recovery.stride, MOST);
+      this.native.recover(
+        light,
+        rgb,
+        part.y0,
+        part.x0,
+        this.recovery.around,
+        this.recovery.stride,
+        MOST,
+      );
     return light;
   }
 
@@ -173,7 +190,8 @@ class Rendering {
     return this.native.squared(this.disparity, this.photo, part, this.lens);
   }
 
-  /** A finished tile, into the result. @param {Box} box @param {Far} far @param {Uint8ClampedArray} out */
+  /** A finished tile, into the result.
+   * @param {Box} box @param {Far} far @param {Uint8ClampedArray} out */
   finish(box, far, out) {
     const light = this.#finished(this.#tile(box), far);
     if (!light) return;
@@ -208,14 +226,19 @@ class Rendering {
     };
   }
 
-  /** Lay the half-size slices of one side behind `total`. @param {Tile} tile @param {Planes} total @param {-1 | 1} side */
+  /** Lay the half-size slices of one side behind `total`.
+   * @param {Tile} tile @param {Planes} total @param {-1 | 1} side */
   #layOctave(tile, total, side) {
     const size = sizeOf(tile.halfOuter);
     const layer = this.native.planes(4, size);
     const square = this.native.planes(1, size);
     const [low, high] = this.lens.stops.slice(-2);
     const whole = frame(tile.square);
-    this.native.shrink(tile.light(), 0, tile.square, whole, { layer, square }, frame(size), { side, low, high });
+    this.native.shrink(tile.light(), 0, tile.square, whole, { layer, square }, frame(size), {
+      side,
+      low,
+      high,
+    });
     const part = seenFrom(tile.half, tile.halfOuter);
     const coverage = layer.at + 12 * size.height * size.width;
     this.native.addSlices(total, layer, coverage, square, this.lens.octave[side], part);
@@ -232,7 +255,14 @@ class Rendering {
       total = native.enlarged(this.#front(tile, spill), 2, seenFrom(tile.box, tile.half, 2));
     if (tile.lowest < stops[stops.length - 1] && tile.highest > stops[0]) {
       total ??= native.nothing(sizeOf(tile.box));
-      native.addSlices(total, tile.light(), 0, tile.square, lens.full, seenFrom(tile.box, tile.outer));
+      native.addSlices(
+        total,
+        tile.light(),
+        0,
+        tile.square,
+        lens.full,
+        seenFrom(tile.box, tile.outer),
+      );
     }
     if (far.back) {
       const back = this.#back(tile, far.back);
@@ -252,10 +282,14 @@ class Rendering {
     return total;
   }
 
-  /** All in front of the full-size slices, at half size. @param {Tile} tile @param {Planes | null} spill */
+  /** All in front of the full-size slices, at half size.
+   * @param {Tile} tile @param {Planes | null} spill */
   #front(tile, spill) {
     const total = spill ?? this.native.nothing(sizeOf(tile.half));
-    if (tile.highest > this.lens.stops[this.lens.stops.length - 2] && tile.lowest < this.lens.beyond)
+    if (
+      tile.highest > this.lens.stops[this.lens.stops.length - 2] &&
+      tile.lowest < this.lens.beyond
+    )
       this.#layOctave(tile, total, 1);
     return total;
   }
@@ -270,7 +304,8 @@ class Rendering {
     return { planes: total, factor: 2, part: seenFrom(tile.box, tile.half, 2) };
   }
 
-  /** What the far front lets fall on this tile, at half size. @param {Tile} tile @param {Planes | null} front */
+  /** What the far front lets fall on this tile, at half size.
+   * @param {Tile} tile @param {Planes | null} front */
   #spill(tile, front) {
     if (!front) return null;
     const part = grown(shrunk(tile.half), 1, front);
@@ -283,7 +318,8 @@ class Rendering {
 
   // ---- a quarter of the size and less: whole images
 
-  /** lens._far. @param {number[]} ends @param {() => Generator<number, void, void>} step after each tile
+  /** lens._far.
+   * @param {number[]} ends @param {() => Generator<number, void, void>} step after each tile
    * @returns {Generator<number, Far, void>} */
   *far(ends, step) {
     const { everything, sides } = yield* this.#reduced(ends, step);
@@ -312,13 +348,25 @@ class Rendering {
         const outer = grown(box, 4, photo);
         const { square, lowest, highest } = this.#square(outer);
         const most = { [-1]: -lowest, [1]: highest };
-        const wanted = /** @type {const} */ ([-1, 1]).filter((side) => sides[side] && most[side] > low);
+        const wanted = /** @type {const} */ ([-1, 1]).filter(
+          (side) => sides[side] && most[side] > low,
+        );
         if (!everything && !wanted.length) return;
         const light = this.light(outer);
         const part = seenFrom(box, outer);
         const place = shrunk(box, 4);
-        const shrink = (/** @type {Layer} */ into, /** @type {-1 | 1} */ side, /** @type {number} */ from) =>
-          native.shrink(light, 0, square, part, into, place, { factor: 4, smooth: true, side, low: from, high });
+        const shrink = (
+          /** @type {Layer} */ into,
+          /** @type {-1 | 1} */ side,
+          /** @type {number} */ from,
+        ) =>
+          native.shrink(light, 0, square, part, into, place, {
+            factor: 4,
+            smooth: true,
+            side,
+            low: from,
+            high,
+          });
         if (everything) shrink(everything, 1, -Infinity);
         for (const side of wanted) shrink(/** @type {Layer} */ (sides[side]), side, low);
       });
@@ -344,7 +392,8 @@ class Rendering {
     return this.#smaller(layer, square, side);
   }
 
-  /** lens._smaller. @param {Planes} layer @param {Planes} square @param {-1 | 1} side @returns {Planes} */
+  /** lens._smaller.
+   * @param {Planes} layer @param {Planes} square @param {-1 | 1} side @returns {Planes} */
   #smaller(layer, square, side) {
     const { native, lens } = this;
     const [low, high] = squares(lens.reduced.slice(-2));
@@ -354,7 +403,12 @@ class Rendering {
     if (native.view(square).some((radius) => side * radius > low)) {
       const small = sizeOf(shrunk(whole));
       const half = { layer: native.planes(4, small), square: native.planes(1, small) };
-      native.shrink(layer, coverage(layer), square, whole, half, frame(small), { smooth: true, side, low, high });
+      native.shrink(layer, coverage(layer), square, whole, half, frame(small), {
+        smooth: true,
+        side,
+        low,
+        high,
+      });
       if (native.view(half.layer, 3).some((covered) => covered > NOTHING))
         deeper = this.#smaller(half.layer, half.square, side);
     }
@@ -365,7 +419,8 @@ class Rendering {
     return total;
   }
 
-  /** lens._hidden: colours of the farthest surface near each place; the layer changes. @param {Layer | null} sums */
+  /** lens._hidden: colours of the farthest surface near each place; the layer changes.
+   * @param {Layer | null} sums */
   #hidden(sums) {
     if (!sums) return null;
     const radius = this.native.view(sums.layer, 3);

@@ -10,7 +10,7 @@ import { frame, sizeOf } from "./box.js";
 /** Planes of floats in the memory of the compiled code, each of height x width.
  * @typedef {{at: number, count: number, height: number, width: number}} Planes */
 
-const VERSION = 2; // of the functions' arguments, as in native.py
+const VERSION = 3; // of the functions' arguments, as in native.py
 const EPSILON = 1e-6; // planes.EPSILON
 const LEAST = 0.005; // slices.LEAST
 const LEVELS = 4096; // planes.LEVELS
@@ -25,7 +25,7 @@ export class Native {
   /** @param {any} compiled */
   constructor(compiled) {
     const found = compiled.argan_native_version();
-    if (found !== VERSION) throw new Error(`lens.wasm is of version ${found}: build the page again`);
+    if (found !== VERSION) throw new Error(`lens.wasm is of version ${found}, not ${VERSION}`);
     this.compiled = compiled;
     this.decoding = this.put(decoding());
     this.encoding = this.put(encoding());
@@ -67,10 +67,12 @@ export class Native {
     return new Uint8Array(this.compiled.memory.buffer, at, count);
   }
 
-  /** A copy of an array. @param {Float32Array | Int32Array | Uint8Array} values */
+  /** A copy of an array. @param {Float64Array | Float32Array | Int32Array | Uint8Array} values */
   put(values) {
     const at = this.allocate(values.byteLength);
-    this.bytes(at, values.byteLength).set(new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
+    this.bytes(at, values.byteLength).set(
+      new Uint8Array(values.buffer, values.byteOffset, values.byteLength),
+    );
     return at;
   }
 
@@ -87,7 +89,8 @@ export class Native {
       : this.floats(planes.at + 4 * which * size, size);
   }
 
-  /** planes.nothing: a picture with nothing in it yet, all of it clear. @param {{height: number, width: number}} size */
+  /** planes.nothing: a picture with nothing in it yet, all of it clear.
+   * @param {{height: number, width: number}} size */
   nothing(size) {
     const total = this.planes(4, size);
     this.view(total).fill(0);
@@ -97,7 +100,8 @@ export class Native {
 
   // ---- the functions; each gives back what it took for itself
 
-  /** planes.squared: disparity of a part of a photo -> squared radius in px^2, with its sign; its least and largest value.
+  /** planes.squared: disparity of a part of a photo -> squared radius in px^2, with its sign; the
+   * least and the largest.
    * @param {Float32Array} disparity of `photo` @param {{height: number, width: number}} photo
    * @param {Box} part @param {{focus: number, blur: number, limit: number}} lens */
   squared(disparity, photo, part, { focus, blur, limit }) {
@@ -112,16 +116,24 @@ export class Native {
       }
       this.compiled.argan_squared(
         square.at, size.width, size.height, size.width, focus, blur, limit, square.at, range,
-      ); // prettier-ignore
+      );
       return [...this.floats(range, 2)];
     });
     return { square, lowest, highest };
   }
 
-  /** planes.decoded: sRGB [h, w, 3] -> linear, 3 planes. @param {number} pixels @param {{height: number, width: number}} size */
+  /** planes.decoded: sRGB [h, w, 3] -> linear, 3 planes.
+   * @param {number} pixels @param {{height: number, width: number}} size */
   decoded(pixels, size) {
     const light = this.planes(3, size);
-    this.compiled.argan_decode(pixels, 3 * size.width, size.height, size.width, this.decoding, light.at);
+    this.compiled.argan_decode(
+      pixels,
+      3 * size.width,
+      size.height,
+      size.width,
+      this.decoding,
+      light.at,
+    );
     return light;
   }
 
@@ -132,20 +144,24 @@ export class Native {
       this.compiled.argan_encode(
         light.at, height * width, width, height, width, this.encoding, LEVELS, pixels, 3 * width,
       ),
-    ); // prettier-ignore
+    );
   }
 
-  /** highlights.Recovery.apply. @param {Planes} light of `pixels`, which start at (top, left) of the photo
-   * @param {number} pixels @param {Planes} around 4 values for each px, interleaved @param {number} stride
+  /** highlights.Recovery.apply.
+   * @param {Planes} light of `pixels`, which start at (top, left) of the photo
+   *
+   * @param {number} pixels @param {Planes} around 4 values for each px, interleaved
+   * @param {number} stride
    * @param {number} most */
   recover(light, pixels, top = 0, left = 0, around, stride, most) {
     this.compiled.argan_recover(
       pixels, 3 * light.width, light.height, light.width, around.at, around.height, around.width,
       1 / stride, top, left, most, light.at,
-    ); // prettier-ignore
+    );
   }
 
-  /** planes.shrink. @param {Planes} colour 3 planes @param {number} coverage where it lies; 0: all is covered
+  /** planes.shrink.
+   * @param {Planes} colour 3 planes @param {number} coverage where it lies; 0: all is covered
    * @param {Planes} square @param {Box} part
    * @param {{layer: Planes, square: Planes}} into @param {Box} place of it
    * @param {{factor?: number, smooth?: boolean, side?: number, low?: number, high?: number}} how */
@@ -160,7 +176,7 @@ export class Native {
         high, factor, Number(smooth), EPSILON, into.layer.at + corner, into.square.at + corner,
         height, width, plane, into.layer.width,
       ),
-    ); // prettier-ignore
+    );
   }
 
   /** planes.enlarged: the part at `part` of planes enlarged by 2 or 4. @param {Planes} planes
@@ -177,7 +193,9 @@ export class Native {
     this.#enlarge(deeper, factor, part, total, 1);
   }
 
-  /** @param {Planes} planes @param {number} factor @param {Box} part @param {Planes} into @param {number} under */
+  /**
+   * @param {Planes} planes @param {number} factor @param {Box} part @param {Planes} into
+   * @param {number} under */
   #enlarge(planes, factor, part, into, under) {
     const { height, width } = sizeOf(part);
     this.scoped(() =>
@@ -185,21 +203,58 @@ export class Native {
         planes.at, planes.count, planes.height, planes.width, factor, part.y0, part.x0, into.at,
         height, width, into.height * into.width, into.width, under,
       ),
-    ); // prettier-ignore
+    );
   }
 
   /** planes.farthest_of_four. @param {Planes} surfaces @param {number} hides */
   farthestOfFour(surfaces, hides) {
-    const half = this.planes(4, { height: Math.ceil(surfaces.height / 2), width: Math.ceil(surfaces.width / 2) });
-    this.compiled.argan_farthest_of_four(surfaces.at, surfaces.height, surfaces.width, hides, EPSILON, half.at);
+    const half = this.planes(4, {
+      height: Math.ceil(surfaces.height / 2),
+      width: Math.ceil(surfaces.width / 2),
+    });
+    this.compiled.argan_farthest_of_four(
+      surfaces.at,
+      surfaces.height,
+      surfaces.width,
+      hides,
+      EPSILON,
+      half.at,
+    );
     return half;
   }
 
   /** planes.keep_farthest. @param {Planes} surfaces @param {Planes} around @param {number} hides */
   keepFarthest(surfaces, around, hides) {
     this.scoped(() =>
-      this.compiled.argan_keep_farthest(surfaces.at, surfaces.height, surfaces.width, around.at, hides),
+      this.compiled.argan_keep_farthest(
+        surfaces.at,
+        surfaces.height,
+        surfaces.width,
+        around.at,
+        hides,
+      ),
     );
+  }
+
+  /** slices.spans of several radii, by the pupil that discs have in common: even light, one ring.
+   * @param {Float64Array} radii px @param {Int32Array} reaches
+   *
+   * @param {Float64Array} discs [n, 3]: right, down, radius
+   * @param {number} fine thin columns of a px */
+  spans(radii, reaches, discs, fine) {
+    return this.scoped(() => {
+      const columns = reaches.reduce((sum, reach) => sum + 2 * reach + 1, 0);
+      const spans = this.allocate(8 * columns);
+      const weights = this.allocate(4 * radii.length);
+      this.compiled.argan_spans(
+        this.put(radii), this.put(reaches), this.put(reaches.map(() => 1)), radii.length,
+        this.put(discs), discs.length / 3, this.put(Float64Array.of(1)), fine, spans, weights,
+      );
+      return {
+        spans: this.floats(spans, 2 * columns).slice(),
+        weights: this.floats(weights, radii.length).slice(),
+      };
+    });
   }
 
   /** slices.add: lay slices behind what `total`, the part at `part` of the layer, holds already.
@@ -211,12 +266,12 @@ export class Native {
       const [place, bounds, reaches, rings, spans, weights] = [
         Int32Array.of(part.y0, part.y1, part.x0, part.x1), stack.bounds, stack.reaches, stack.rings,
         stack.spans, stack.weights,
-      ].map((values) => this.put(values)); // prettier-ignore
+      ].map((values) => this.put(values));
       this.compiled.argan_add_slices(
         colour.at, coverage, square.at, square.height, square.width, place, stack.reaches.length,
         bounds, reaches, rings, spans, weights, Number(stack.front), LEAST, total.at,
         total.height * total.width, total.width,
-      ); // prettier-ignore
+      );
     });
   }
 }
@@ -231,4 +286,6 @@ const decoding = () => Float32Array.from({ length: 256 }, (_, level) => linear(l
 
 /** sRGB by the square root of light. */
 const encoding = () =>
-  Uint8Array.from({ length: LEVELS }, (_, i) => Math.round(255 * Math.min(srgb((i / (LEVELS - 1)) ** 2), 1)));
+  Uint8Array.from({ length: LEVELS }, (_, i) =>
+    Math.round(255 * Math.min(srgb((i / (LEVELS - 1)) ** 2), 1)),
+  );

@@ -5,7 +5,8 @@
 /** Which px each place is made of, and how much of each.
  * @typedef {{first: Int32Array, count: Int32Array, weights: Float64Array, most: number}} Taps */
 
-/** Bilinear, edges clamped (INTER_LINEAR). @param {number} from @param {number} to @returns {Taps} */
+/** Bilinear, edges clamped (INTER_LINEAR).
+ * @param {number} from @param {number} to @returns {Taps} */
 export function linearTaps(from, to) {
   return twoTaps(from, to, (i) => ((i + 0.5) * from) / to - 0.5);
 }
@@ -30,7 +31,8 @@ function areaTaps(from, to, shrinks) {
     taps.first[i] = first;
     taps.count[i] = last - first;
     for (let k = first; k < last; k++)
-      taps.weights[i * most + k - first] = (Math.min(k + 1, end) - Math.max(k, start)) / (end - start);
+      taps.weights[i * most + k - first] =
+        (Math.min(k + 1, end) - Math.max(k, start)) / (end - start);
   }
   return taps;
 }
@@ -64,9 +66,13 @@ function areaBoth(from, to) {
 }
 
 /** @param {Size} from @param {Size} to @returns {[Taps, Taps]} */
-const linearBoth = (from, to) => [linearTaps(from.height, to.height), linearTaps(from.width, to.width)];
+const linearBoth = (from, to) => [
+  linearTaps(from.height, to.height),
+  linearTaps(from.width, to.width),
+];
 
-/** `count` interleaved channels out of `stride`. @param {ArrayLike<number>} source @param {Size} from
+/** `count` interleaved channels out of `stride`.
+ * @param {ArrayLike<number>} source @param {Size} from
  * @param {Size} to @param {number} stride @param {number} count @param {[Taps, Taps]} taps
  * @param {Float32Array | Uint8ClampedArray} result rounds where it holds bytes */
 function resample(source, from, to, stride, count, [down, across], result) {
@@ -80,21 +86,25 @@ function resample(source, from, to, stride, count, [down, across], result) {
       if (count === 1) for (let x = 0; x < from.width; x++) line[x] += weight * source[row + x];
       else
         for (let x = 0; x < from.width; x++)
-          for (let p = 0; p < count; p++) line[x * count + p] += weight * source[row + x * stride + p];
+          for (let p = 0; p < count; p++)
+            line[x * count + p] += weight * source[row + x * stride + p];
     }
     for (let x = 0; x < to.width; x++) {
       const base = x * across.most;
       for (let p = 0; p < count; p++, out++) {
         let sum = 0;
         let at = across.first[x] * count + p;
-        for (let k = 0; k < across.count[x]; k++, at += count) sum += across.weights[base + k] * line[at];
+        for (let k = 0; k < across.count[x]; k++, at += count)
+          sum += across.weights[base + k] * line[at];
         result[out] = sum;
       }
     }
   }
 }
 
-/** @param {Plane} plane @param {Size} to @param {(from: Size, to: Size) => [Taps, Taps]} how @returns {Plane} */
+/**
+ * @param {Plane} plane @param {Size} to @param {(from: Size, to: Size) => [Taps, Taps]} how
+ * @returns {Plane} */
 function plane(plane, to, how) {
   const data = new Float32Array(to.height * to.width);
   resample(plane.data, plane, to, 1, 1, how(plane, to), data);
@@ -107,7 +117,8 @@ export const area = (source, to) => plane(source, to, areaBoth);
 /** @param {Plane} source @param {Size} to */
 export const linear = (source, to) => plane(source, to, linearBoth);
 
-/** sRGB bytes RGBA -> RGB. @typedef {{pixels: Uint8ClampedArray, height: number, width: number}} Pixels */
+/** sRGB bytes.
+ * @typedef {{pixels: Uint8ClampedArray, height: number, width: number}} Pixels */
 
 /** @param {Pixels} photo RGBA or RGB @param {Size} to @param {4 | 3} channels of the photo
  * @param {(from: Size, to: Size) => [Taps, Taps]} how @returns {Pixels} RGB */

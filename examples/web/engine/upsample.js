@@ -1,6 +1,6 @@
 /**
  * The network's small map brought to the photo's size, its outlines where the photo has them:
- * `upsample.edge_aware` of the Python runtime, whose comments say how and why; the names are its names.
+ * `upsample.edge_aware` of Python, whose comments say how and why; the names are its names.
  */
 
 import { boxBlur, derivatives, dilate, erode, gaussian, shifted } from "./filters.js";
@@ -10,7 +10,8 @@ import { area, areaBytes, linear, linearBytes, linearTaps } from "./resize.js";
 /** @typedef {import("./resize.js").Plane} Plane */
 /** @typedef {import("./resize.js").Size} Size */
 /** @typedef {import("./resize.js").Pixels} Photo RGBA */
-/** A surface, base + step / (1 + exp(-odds)). @typedef {{base: Plane, step: Plane, odds: Plane}} Cut */
+/** A surface, base + step / (1 + exp(-odds)).
+ * @typedef {{base: Plane, step: Plane, odds: Plane}} Cut */
 
 const VOTE_SCALE = 3;
 const VOTE_PX = 500_000;
@@ -36,7 +37,8 @@ const LEVELS = 5;
 const TILE = 128; // px of the vote
 const STRIP = 64; // rows between two yields
 
-/** Plane by plane, place by place. @param {(...values: number[]) => number} of @param {...Plane} planes @returns {Plane} */
+/** Plane by plane, place by place.
+ * @param {(...values: number[]) => number} of @param {...Plane} planes @returns {Plane} */
 function map(of, ...planes) {
   const [{ height, width }] = planes;
   const data = new Float32Array(height * width);
@@ -63,7 +65,10 @@ export function cutAlong(disparity, guide) {
     const flat = map(() => 0, small);
     return { cut: { base: flat, step: flat, odds: flat }, lowest, highest };
   }
-  const fits = { height: Math.min(small.height, guide.height), width: Math.min(small.width, guide.width) };
+  const fits = {
+    height: Math.min(small.height, guide.height),
+    width: Math.min(small.width, guide.width),
+  };
   if (fits.height < small.height || fits.width < small.width) small = area(small, fits);
   small = map((d) => (d - lowest) / (highest - lowest), small);
   const registered = register(small, colours(guide, small));
@@ -84,14 +89,18 @@ export function* enlarged({ cut, lowest, highest }, { height, width }) {
   const step = map((b, s) => (clip(b + s) - clip(b)) * range, cut.base, cut.step);
   const base = map((b) => clip(b) * range + lowest, cut.base);
   const [down, across] = [linearTaps(base.height, height), linearTaps(base.width, width)];
-  const lines = [base, step, cut.odds].map((plane) => ({ plane, line: new Float64Array(plane.width + 1) }));
+  const lines = [base, step, cut.odds].map((plane) => ({
+    plane,
+    line: new Float64Array(plane.width + 1),
+  }));
   const result = new Float32Array(height * width);
   for (let y = 0; y < height; y++) {
     const upper = down.first[y];
     const part = down.weights[2 * y + 1];
     for (const { plane, line } of lines) {
       const [a, b] = [upper, Math.min(upper + 1, plane.height - 1)].map((row) => row * plane.width);
-      for (let x = 0; x < plane.width; x++) line[x] = plane.data[a + x] * (1 - part) + plane.data[b + x] * part;
+      for (let x = 0; x < plane.width; x++)
+        line[x] = plane.data[a + x] * (1 - part) + plane.data[b + x] * part;
     }
     const [bases, steps, odds] = lines.map(({ line }) => line);
     for (let x = 0, out = y * width; x < width; x++, out++) {
@@ -108,7 +117,8 @@ export function* enlarged({ cut, lowest, highest }, { height, width }) {
 }
 
 /** @param {Cut} cut */
-const surface = (cut) => map((base, step, odds) => base + step / (1 + Math.exp(-odds)), cut.base, cut.step, cut.odds);
+const surface = (cut) =>
+  map((base, step, odds) => base + step / (1 + Math.exp(-odds)), cut.base, cut.step, cut.odds);
 
 /** _cut: a map 0..1 cut along colours, at their size. @param {Plane} small @param {number} blur
  * @param {Plane[]} colours @returns {Cut} */
@@ -134,7 +144,8 @@ function cutOf(small, blur, colours) {
   };
 }
 
-/** _registered: the map moved to where the photo has its edges, and its blur. @param {Plane} small @param {Plane[]} colours */
+/** _registered: the map moved to where the photo has its edges, and its blur.
+ * @param {Plane} small @param {Plane[]} colours */
 function register(small, colours) {
   let [right, down, blur, moved] = [0, 0, USUAL_BLUR, small];
   for (let i = 0; i < MEASURED; i++) {
@@ -142,8 +153,10 @@ function register(small, colours) {
     const slopes = derivatives(soft);
     const gap = map((a, b) => a - b, moved, soft);
     const found = leastSquares(
-      [map((s) => -s, slopes.right), map((s) => -s, slopes.down), slopes.spread], gap, 1e-6 * small.data.length,
-    ); // prettier-ignore
+      [map((s) => -s, slopes.right), map((s) => -s, slopes.down), slopes.spread],
+      gap,
+      1e-6 * small.data.length,
+    );
     right = clip(right + 1.5 * found[0], -1, 1);
     down = clip(down + 1.5 * found[1], -1, 1);
     blur = clip(blur + found[2], 0, MOST_BLUR);
@@ -152,20 +165,24 @@ function register(small, colours) {
   return { moved, blur: Math.max(blur - OWN_BLUR, 0) };
 }
 
-/** x of (E E^T + ridge) x = E gap. @param {Plane[]} effects three @param {Plane} gap @param {number} ridge */
+/** x of (E E^T + ridge) x = E gap.
+ * @param {Plane[]} effects three @param {Plane} gap @param {number} ridge */
 function leastSquares(effects, gap, ridge) {
-  const dot = (/** @type {Plane} */ a, /** @type {Plane} */ b) => a.data.reduce((sum, v, i) => sum + v * b.data[i], 0);
+  const dot = (/** @type {Plane} */ a, /** @type {Plane} */ b) =>
+    a.data.reduce((sum, v, i) => sum + v * b.data[i], 0);
   const matrix = effects.map((a, i) => effects.map((b, j) => dot(a, b) + (i === j ? ridge : 0)));
   const target = effects.map((effect) => dot(effect, gap));
   const determinant = (/** @type {number[][]} */ [[a, b, c], [d, e, f], [g, h, i]]) =>
-    a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g); // prettier-ignore
+    a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g);
   const whole = determinant(matrix);
-  return target.map((_, j) =>
-    determinant(matrix.map((row, i) => row.map((v, k) => (k === j ? target[i] : v)))) / whole,
+  return target.map(
+    (_, j) =>
+      determinant(matrix.map((row, i) => row.map((v, k) => (k === j ? target[i] : v)))) / whole,
   ); // Cramer's rule
 }
 
-/** _levelled: with the levels with which it, blurred, is the map. @param {Cut} cut @param {Plane} small
+/** _levelled: with the levels with which it, blurred, is the map.
+ * @param {Cut} cut @param {Plane} small
  * @param {number} blur @returns {Cut} */
 function levelled(cut, small, blur) {
   const around = (/** @type {Plane} */ plane) => boxBlur(plane, LEVELS);
@@ -192,19 +209,28 @@ function sides(small, size) {
   const near = linear(boxBlur(dilate(small, SIDES), 3), size);
   const level = linear(small, size);
   const step = map((near, far) => Math.max(near - far, 0), near, far);
-  const soft = map((level, far, step) => clip((level - far) / Math.max(step, 1e-12)), level, far, step);
+  const soft = map(
+    (level, far, step) => clip((level - far) / Math.max(step, 1e-12)),
+    level,
+    far,
+    step,
+  );
   return { far, step, soft };
 }
 
 /** _odds and _votes: log-odds of near against far. @param {Plane} soft @param {Plane} outline
- * @param {Plane[]} colours @param {number} pitch px of these for one px of the map @returns {Plane} */
+ *
+ * @param {Plane[]} colours @param {number} pitch px of these for one px of the map
+ * @returns {Plane} */
 function oddsOf(soft, outline, colours, pitch) {
   const { height, width } = soft;
   const margin = roundEven(REACH * pitch);
   const [red, green, blue] = colours.map((plane) => plane.data);
   const near = map((s) => clip((s - 1) / SURE + 1), soft).data;
   const far = map((s) => clip(1 - s / SURE), soft).data;
-  const voting = Array.from({ length: Math.ceil(height / TILE) }, () => Array(Math.ceil(width / TILE)).fill(false));
+  const voting = Array.from({ length: Math.ceil(height / TILE) }, () =>
+    Array(Math.ceil(width / TILE)).fill(false),
+  );
   outline.data.forEach((there, i) => {
     if (there) voting[Math.floor(i / width / TILE)][Math.floor((i % width) / TILE)] = true;
   });
@@ -225,7 +251,8 @@ function oddsOf(soft, outline, colours, pitch) {
       for (const { down, right, distance } of voters) {
         const j = clip(y + down, 0, height - 1) * width + clip(x + right, 0, width - 1);
         if (near[j] === 0 && far[j] === 0) continue;
-        const apart = (red[i] - red[j]) ** 2 + (green[i] - green[j]) ** 2 + (blue[i] - blue[j]) ** 2;
+        const apart =
+          (red[i] - red[j]) ** 2 + (green[i] - green[j]) ** 2 + (blue[i] - blue[j]) ** 2;
         const vote = Math.exp((distance + apart) / (-2 * COLOUR_SIGMA ** 2));
         forNear += vote * near[j];
         forFar += vote * far[j];
@@ -235,7 +262,8 @@ function oddsOf(soft, outline, colours, pitch) {
   };
 }
 
-/** _colours: the photo at that size, three planes in 0..1. @param {Photo} guide @param {Size} size @returns {Plane[]} */
+/** _colours: the photo at that size, three planes in 0..1.
+ * @param {Photo} guide @param {Size} size @returns {Plane[]} */
 function colours(guide, { height, width }) {
   const often = Math.min(Math.floor(guide.height / height), Math.floor(guide.width / width)) > 3;
   const rgb = often
