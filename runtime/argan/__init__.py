@@ -5,6 +5,24 @@
 
 __version__ = "0.1.0"
 
+import os
+import sys
+
+
+def _start_command() -> None:
+    """As NumPy is imported, OpenBLAS starts a thread for each core: 0.2 s of CPU, of no use to a
+    command of argan's. Programs that import argan, and what is imported later, are left alone."""
+    name = "OPENBLAS_NUM_THREADS"
+    if os.path.basename(next(iter(sys.argv), "")) not in ("argan", "-m") or name in os.environ:
+        return
+    os.environ[name] = "1"
+    import numpy  # noqa: F401
+
+    del os.environ[name]
+
+
+_start_command()
+
 from argan.errors import (
     BundleError,
     Error,
