@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import math
 import os
 import sys
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -490,13 +490,23 @@ def _lazily(
     source: Source, named: bool, model: str | None, backend: str | None, precision: str | None,
     threads: int | None,
 ) -> Callable[[], Refocuser]:
-    """The model, loaded once: now if it is sure to be used, else when it is."""
-    get = functools.cache(
-        lambda: load(model, backend=backend, precision=precision, threads=threads)
-    )
+    """The model, loaded while the first photo is read; at once, with its errors, if that is sure
+    to need it."""
+
+    def fetch() -> Refocuser:
+        refocuser = load(model, backend=backend, precision=precision, threads=threads)
+        import cv2  # noqa: F401  # needed next, and slow to import
+
+        return refocuser
+
+    if source == "embedded":
+        return fetch  # never called
+    pool = ThreadPoolExecutor(1)
+    future = pool.submit(fetch)
+    pool.shutdown(wait=False)
     if source == "model" or named:
-        get()
-    return get
+        future.result()
+    return future.result
 
 
 @app.command(cls=Grouped)
