@@ -232,6 +232,7 @@ def test_a_bug_in_one_photo_stops_no_other(monkeypatch, capsys):
     ],
 )
 def test_bad_usage(arguments, message, capsys):
+    Path("clip.mp4").touch()
     before = results(Path())
     assert refocus(*arguments) == 2
     err = capsys.readouterr().err
