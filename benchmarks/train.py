@@ -152,6 +152,7 @@ class Reference(ArGan):
             "g_center": losses.g_center(disparity, self.prior),
             "g_share": losses.g_blur_share(disparity, limit, config.blur_share),
             "g_smoothness": losses.g_smoothness(disparity),
+            "g_rise": losses.g_rise(disparity),
         }
         loss = (
             logged["g_main"]
@@ -159,6 +160,7 @@ class Reference(ArGan):
             + config.center_weight * logged["g_center"]
             + config.blur_share_weight * logged["g_share"]
             + config.smoothness_weight * logged["g_smoothness"]
+            + config.rise_weight * logged["g_rise"]
         )
         self.g_opt.zero_grad()
         loss.backward()
