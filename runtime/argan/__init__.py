@@ -10,7 +10,7 @@ import sys
 
 
 def _start_command() -> None:
-    """As NumPy is imported, OpenBLAS starts a thread for each core: 0.2 s of CPU, of no use to a
+    """As NumPy is imported, OpenBLAS starts a thread for each core: 0.1 s of CPU, of no use to a
     command of argan's. Programs that import argan, and what is imported later, are left alone."""
     name = "OPENBLAS_NUM_THREADS"
     if os.path.basename(next(iter(sys.argv), "")) not in ("argan", "-m") or name in os.environ:
