@@ -60,6 +60,7 @@ ROWS: dict[str, dict[str, Any]] = {
     },
     "s-uniform": {"mixture": "uniform"},
     "random-views": {"pupil": "random"},
+    "random-views-no-prior": {"pupil": "random", "prior_weight": 0.0, "prior_final": 0.0},
     "rise": {"pupil": "random", "prior_weight": 0.0, "prior_final": 0.0, "rise_weight": 1.0},
     "grid-5x5": {"pupil": "grid", "views": 5},
     "linear-light": {"light": "linear"},
