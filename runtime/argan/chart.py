@@ -48,12 +48,14 @@ def _panel(
     font = ImageFont.load_default(TEXT)
     draw.text((MARGIN, y), heading, INK, font)
     series = list(dict.fromkeys(bar.series for row in rows.values() for bar in row))
-    x = MARGIN + LABEL + int(draw.textlength(heading, font))
-    for name, colour in zip(series, COLOURS, strict=False):
+    after = MARGIN + int(draw.textlength(heading, font))
+    widths = [2 * TEXT + int(draw.textlength(name, font)) if name else 0 for name in series]
+    x = max(after + TEXT, min(after + LABEL, WIDTH - MARGIN + TEXT - sum(widths)))
+    for name, colour, width in zip(series, COLOURS, widths, strict=False):
         if name:
             draw.rectangle((x, y + 4, x + TEXT - 4, y + TEXT), colour)
             draw.text((x + TEXT, y), name, INK, font)
-            x += 2 * TEXT + int(draw.textlength(name, font))
+            x += width
     y += 2 * TEXT
     most = max(max(bar.value, bar.high or 0) for row in rows.values() for bar in row) or 1
     left, scale = MARGIN + LABEL, (WIDTH - 2 * MARGIN - LABEL - VALUE) / most
