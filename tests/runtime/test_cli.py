@@ -111,6 +111,7 @@ def test_info(capsys):
 RENDER = ["--focus-disparity", "0.5", "--blur", "3"]
 BAD = {
     "missing": (["refocus", "gone.jpg", *MODEL], "does not exist"),
+    "missing, and no ending": (["refocus", "gone", "-o", "out", *MODEL], "does not exist"),
     "directory": (["refocus", "folder", *MODEL], "folder holds no photos"),
     "text": (["refocus", "text.jpg", *MODEL], "not a JPEG"),
     "truncated": (["refocus", "cut.jpg", *MODEL], "cut short"),
