@@ -46,6 +46,7 @@ EVEN = 1 / 40  # of the diagonal: the pupil counts as the same there
 SHARP = 0.1  # px: a smaller radius is no blur, the photo's own pixels are kept
 NOTHING = 1e-3  # coverage below this adds less than one 8-bit level
 HIDES = 1.0  # px of radius: surfaces farther apart hide each other
+SLOPING = 0.05  # px of radius per px: what slopes less, such as a wall, does not hide itself
 SOFTENING = 1.5  # px^2: halving and doubling widen a disc as much; taken off the squared radius
 ROWS = 256  # of a strip, at least, and a multiple: smaller sizes see the same px in each, nearly
 STRIPS = (1024, 512, ROWS)  # rows
@@ -706,10 +707,11 @@ def _hidden(layer: _Layer | None) -> Array | None:
     return surfaces[:3]
 
 
-def _keep_farthest(surfaces: Array, reach: float) -> None:
+def _keep_farthest(surfaces: Array, reach: float, pitch: int = 4) -> None:
     """Colour and radius [4, h, w] become those of the farthest surface within `reach` px of each
-    place, smoothed."""
+    place, smoothed; its px are `pitch` of the photo's."""
     if reach > 1 and max(surfaces.shape[1:]) > 1:
-        around = planes.farthest_of_four(surfaces, HIDES)
-        _keep_farthest(around, reach / 2)
-        planes.keep_farthest(surfaces, around, HIDES)
+        hides = max(HIDES, SLOPING * pitch)
+        around = planes.farthest_of_four(surfaces, hides)
+        _keep_farthest(around, reach / 2, 2 * pitch)
+        planes.keep_farthest(surfaces, around, hides)

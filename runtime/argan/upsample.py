@@ -44,7 +44,7 @@ SIDES = 5  # px of the map: window in which the nearest and the farthest are loo
 COLOUR_SIGMA = 0.12  # of sRGB in 0..1
 SURE = 0.3  # part of the step from far to near within which a pixel counts as sure of its side
 LEAST_STEP = 0.05  # of the map's range: smaller steps are no outlines; twice that and more are
-STEEPNESS = 3  # of the cut
+STEEPNESS = 3  # of the cut, times the size of the photo in sizes of the vote
 FAINT = 0.05  # odds where nothing nearby looks like the pixel: the map alone decides
 MEASURED = 2  # times that shift and blur are measured
 USUAL_BLUR = 1.0  # px^2 of the map: variance at which the measuring starts
@@ -53,6 +53,7 @@ OWN_BLUR = 0.1  # px^2: a cut at the map's size is this soft itself
 SHARPENED = 3  # steps of van Cittert's deconvolution
 NARROW = 2  # times what a ridge rises above its surroundings, that sharpening may add
 LEVELS = 5  # px of the map: window in which the two levels are fitted
+ROUNDED = 2000  # px of a photo's width for each px by which its outlines are set outwards
 TILE = 128  # px of the vote: its planes stay in a second-level cache
 STRIP = 32  # rows at full size
 
@@ -104,6 +105,7 @@ class Cut:
         top = np.clip(self.base + self.step, 0, 1)
         base = np.clip(self.base, 0, 1)
         step = (top - base) * np.float32(highest - lowest)
+        steeper = np.float32(shape[1] / self.odds.shape[1])
         base = base * np.float32(highest - lowest) + np.float32(lowest)
         result = np.empty(shape, np.float32)
         for first in range(0, shape[0], STRIP):
@@ -113,11 +115,16 @@ class Cut:
             height = _rows(step, rows, shape)
             if cv2.hasNonZero(height):
                 against = _rows(self.odds, rows, shape)
-                np.negative(against, out=against)
+                against *= -steeper
                 cv2.exp(against, dst=against)
                 against += 1
                 height /= against
                 strip += height
+        # In a photo of many pixels those of an outline are a mixture, and go with what is in front:
+        # left behind, and sharp there, they would draw it as a line.
+        reach = shape[1] // ROUNDED
+        if reach:
+            cv2.dilate(result, np.ones((2 * reach + 1,) * 2, np.uint8), dst=result)
         return result
 
 

@@ -236,6 +236,22 @@ def test_a_blurred_foreground_spills_softly_over_the_sharp_background(blur):
     np.testing.assert_allclose(row[200 + 2 * blur :], [[0, 1, 0]] * (200 - 2 * blur), atol=2e-3)
 
 
+def test_behind_a_blurred_foreground_a_wall_goes_on_as_beside_it():
+    """A wall that is brighter the farther it is goes on behind a dark square, and does not take the
+    colour of the farthest part within reach: 0.014 of light off was measured, and 0.13 where it
+    did."""
+    y, x = (np.mgrid[:480, :480] - 240).astype(np.float32)
+    wall, wall_disparity = 0.5 - 0.4 * y / 480, 0.1 * y / 480
+    near = (abs(x) < 120) & (abs(y) < 120)
+    photo = np.repeat(srgb(np.where(near, 0.02, wall))[..., None], 3, 2)
+    disparity = np.where(near, 1, wall_disparity).astype(np.float32)
+    result = linear(lens.render(photo, disparity, focus=0, blur=80))[..., 0]
+    beside = disc_profile(abs(x) - 120, 80)
+    exact = beside * 0.02 + (1 - beside) * wall
+    row = (slice(235, 245), slice(60, 420))  # where the square's other sides are out of reach
+    assert np.abs(result - exact)[row].max() < 0.03
+
+
 def disc_profile(x: np.ndarray, radius: float) -> np.ndarray:
     """A disc-blurred step from 1 (x < 0) to 0: the part of the disc left of the edge."""
     t = np.clip(x / radius, -1, 1)
