@@ -38,6 +38,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "consistency": {},  # with photos of the toy world, unlabelled
     "no-paste": {"paste": 0.0},
     "no-zoom": {"zoom": 1.0},
+    "no-narrowing": {"narrow": 0},
     "no-snap": {"snap": 0.0},
     "no-filling": {"fill_holes": False},
     "blur-jpeg": {"blur": 0.2, "jpeg": 0.3},

@@ -313,6 +313,13 @@ def test_an_enclosed_dip_is_filled_to_its_rim_and_the_background_is_not() -> Non
     torch.testing.assert_close(augment.fill_holes(disparity), expected)
 
 
+def test_narrowing_takes_pixels_off_what_is_near_and_none_off_the_frame() -> None:
+    disparity, expected = torch.full((1, 1, 9, 9), 0.2), torch.full((1, 1, 9, 9), 0.2)
+    disparity[..., 2:, 3:] = 0.9  # to the frame's corner
+    expected[..., 4:, 5:] = 0.9
+    torch.testing.assert_close(augment.narrowed(disparity, 2), expected)
+
+
 def test_snapping_is_the_guided_filter() -> None:
     """Against the definition: in every window a least-squares line from colour to disparity."""
     rng = np.random.default_rng(0)
@@ -401,7 +408,7 @@ def test_student_learns_from_a_teacher_and_is_loaded_back(run: Path, tmp_path: P
 @pytest.mark.parametrize(
     "settings",
     [
-        {"level": "ssi", "snap": 0.1},
+        {"level": "ssi", "narrow": 1, "snap": 0.1},
         {"level": "l1", "smoothness_weight": 0.1},
         {"render_weight": 1.0},
     ],

@@ -81,6 +81,8 @@ class ArGanDr:
         points = pupil_points(config, n, rng)
         taken = photograph(generator, config, image, disparity * s, points)
         target = (disparity / config.max_blur_px + 1).clamp(0, 1)
+        if self.config.narrow:
+            target = augment.narrowed(target, self.config.narrow)
         if self.config.snap:
             radius = max(1, round(self.config.snap * config.size))
             target = augment.snap_to_outlines(target, image, radius, SNAP_SMOOTH).clamp(0, 1)

@@ -121,6 +121,15 @@ def fill_holes(disparity: Tensor) -> Tensor:
     return filled
 
 
+def narrowed(disparity: Tensor, by: int) -> Tensor:
+    """What is near loses `by` px at its outline. [N, 1, H, W]
+
+    A mixed pixel of an outline must stay as it is, or it would smear: AR-GAN leaves it in focus
+    with the subject, and a pixel more costs it nearly nothing (docs/training.md).
+    """
+    return -F.max_pool2d(-disparity, 2 * by + 1, stride=1, padding=by)
+
+
 def snap_to_outlines(disparity: Tensor, image: Tensor, radius: int, smooth: float) -> Tensor:
     """The disparity's steps moved to the image's: guided filter with a colour guide (He, Sun and
     Tang 2013), windows of 2 radius + 1 px, `smooth` the variance below which colour is no edge.

@@ -117,6 +117,7 @@ class ArGanDrConfig:
     learning_rate: float = 2e-3  # AdamW's, at its highest
     weight_decay: float = 1e-4  # AdamW's
     # The lessons.
+    narrow: int = 0  # px of the teacher's, by which its subjects are too wide
     fill_holes: bool = True  # in the teacher's disparity
     snap: float = 0.0  # radius, as a share of the width, within which it snaps to colour edges
     paste: float = 0.3  # share of samples whose subject is put before another sample's background
@@ -141,6 +142,8 @@ class ArGanDrConfig:
             raise InputError(f"size {self.size}: use a multiple of 32")
         if self.batch < 2:
             raise InputError(f"batch {self.batch}: use at least 2")
+        if self.narrow < 0:
+            raise InputError(f"narrow {self.narrow}: use 0 or more")
 
 
 @dataclass(frozen=True)
