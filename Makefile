@@ -82,7 +82,7 @@ ablation: .venv/done
 		--count 1000 --workers 2 --out runs/ablation
 
 # A model of flowers in one go, three hours and a half on two cores; stopped, the same command goes on.
-# The weights that ship are of an earlier recipe: weights/flowers64/config.json has its history.
+# The weights that ship are of this recipe, after 4,140 of its 15,000 steps.
 train-flowers: .venv/done
 	$(BIN)/argan train ar-gan --preset flowers64 --data $(DATA)/flowers128.zip --out runs/flowers64 --resume
 	$(BIN)/argan train ar-gan-dr --preset dr64 --teacher runs/flowers64 --out runs/flowers-dr --resume

@@ -1,7 +1,7 @@
 """What is each part of AR-GAN good for? The same training with one part changed, over seeds.
 
     python benchmarks/ablation.py --data toy --preset toy32 --seeds 0 1 2 --student --workers 2
-    python benchmarks/ablation.py --data photos.zip --preset flowers64 --rows ar-gan plain no-prior
+    python benchmarks/ablation.py --data photos.zip --preset flowers64-prior --rows ar-gan plain
 
 Each cell is a run in OUT/ROW-SEED: cells that are finished are kept, interrupted ones resumed. Then
 all are scored alike:
