@@ -78,7 +78,7 @@ train-smoke: .venv/done
 
 # What each part of AR-GAN is good for, over three seeds: hours. What is finished is kept.
 ablation: .venv/done
-	$(BIN)/python benchmarks/ablation.py --data toy --preset toy32 --seeds 0 1 2 --student \
+	$(BIN)/python benchmarks/ablation.py --data toy --preset toy32-prior --seeds 0 1 2 --student \
 		--count 1000 --workers 2 --out runs/ablation
 
 # A model of flowers in one go, three hours and a half on two cores; stopped, the same command goes on.

@@ -1,6 +1,6 @@
 """What is each part of AR-GAN good for? The same training with one part changed, over seeds.
 
-    python benchmarks/ablation.py --data toy --preset toy32 --seeds 0 1 2 --student --workers 2
+    python benchmarks/ablation.py --data toy --seeds 0 1 2 --student --workers 2
     python benchmarks/ablation.py --data photos.zip --preset flowers64-prior --rows ar-gan plain
 
 Each cell is a run in OUT/ROW-SEED: cells that are finished are kept, interrupted ones resumed. Then
@@ -322,7 +322,7 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", required=True, help='a folder or zip of photos, or "toy"')
-    parser.add_argument("--preset", default="toy32")
+    parser.add_argument("--preset", default="toy32-prior")
     parser.add_argument("--steps", type=int, help="(default: the preset's)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))

@@ -31,6 +31,7 @@ const TILES = 8; // a photo has at least
 const SHARP = 0.1; // px
 const NOTHING = 1e-3;
 const HIDES = 1.0; // px
+const SLOPING = 0.05; // px per px
 const SOFTENING = 1.5; // px^2
 const EPSILON = 1e-6;
 const SURROUNDINGS = { final: 1024, preview: 256 };
@@ -435,10 +436,11 @@ class Rendering {
   }
 
   /** lens._keep_farthest. @param {Planes} surfaces @param {number} reach */
-  #keepFarthest(surfaces, reach) {
+  #keepFarthest(surfaces, reach, pitch = 4) {
     if (reach <= 1 || Math.max(surfaces.height, surfaces.width) <= 1) return;
-    const around = this.native.farthestOfFour(surfaces, HIDES);
-    this.#keepFarthest(around, reach / 2);
-    this.native.keepFarthest(surfaces, around, HIDES);
+    const hides = Math.max(HIDES, SLOPING * pitch);
+    const around = this.native.farthestOfFour(surfaces, hides);
+    this.#keepFarthest(around, reach / 2, 2 * pitch);
+    this.native.keepFarthest(surfaces, around, hides);
   }
 }

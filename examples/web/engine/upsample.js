@@ -34,6 +34,7 @@ const OWN_BLUR = 0.1;
 const SHARPENED = 3;
 const NARROW = 2;
 const LEVELS = 5;
+const ROUNDED = 2000;
 const TILE = 128; // px of the vote
 const STRIP = 64; // rows between two yields
 
@@ -93,6 +94,7 @@ export function* enlarged({ cut, lowest, highest }, { height, width }) {
     plane,
     line: new Float64Array(plane.width + 1),
   }));
+  const steeper = Math.max(width / cut.odds.width, 1); // a preview may be smaller than the vote
   const result = new Float32Array(height * width);
   for (let y = 0; y < height; y++) {
     const upper = down.first[y];
@@ -108,12 +110,13 @@ export function* enlarged({ cut, lowest, highest }, { height, width }) {
       const p = across.weights[2 * x + 1];
       const s = steps[i] + p * (steps[i + 1] - steps[i]);
       let value = bases[i] + p * (bases[i + 1] - bases[i]);
-      if (s !== 0) value += s / (1 + Math.exp(-(odds[i] + p * (odds[i + 1] - odds[i]))));
+      if (s !== 0) value += s / (1 + Math.exp(-steeper * (odds[i] + p * (odds[i + 1] - odds[i]))));
       result[out] = value;
     }
     if (y % STRIP === STRIP - 1) yield (y + 1) / height;
   }
-  return result;
+  const reach = Math.floor(width / ROUNDED);
+  return reach ? dilate({ data: result, height, width }, 2 * reach + 1).data : result;
 }
 
 /** @param {Cut} cut */
