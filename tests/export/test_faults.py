@@ -240,7 +240,8 @@ def perturbed(model: bytes, deviation: float) -> bytes:
     return bytes(data)
 
 
-def test_another_models_golden_file_is_named(quantised: bytes) -> None:
+def test_another_models_golden_file_is_named() -> None:
+    quantised = DEFAULT.files["model.int8.onnx"]
     tiny = Onnx(TINY.model(TINY.find("onnx"))).run({"image": IMAGE})["disparity"] * 2
     named = [diagnose.OTHER_GOLDEN]
     report = verified({"fp32": FP32, "int8": quantised}, other_golden(tiny))
