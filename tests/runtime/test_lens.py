@@ -238,7 +238,7 @@ def test_a_blurred_foreground_spills_softly_over_the_sharp_background(blur):
 
 def test_behind_a_blurred_foreground_a_wall_goes_on_as_beside_it():
     """A wall that is brighter the farther it is goes on behind a dark square, and does not take the
-    colour of the farthest part within reach: 0.014 of light off was measured, and 0.13 where it
+    colour of the farthest part within reach: 0.004 of light off was measured, and 0.076 where it
     did."""
     y, x = (np.mgrid[:480, :480] - 240).astype(np.float32)
     wall, wall_disparity = 0.5 - 0.4 * y / 480, 0.1 * y / 480
@@ -249,7 +249,7 @@ def test_behind_a_blurred_foreground_a_wall_goes_on_as_beside_it():
     beside = disc_profile(abs(x) - 120, 80)
     exact = beside * 0.02 + (1 - beside) * wall
     row = (slice(235, 245), slice(60, 420))  # where the square's other sides are out of reach
-    assert np.abs(result - exact)[row].max() < 0.03
+    assert np.abs(result - exact)[row].max() < 0.01
 
 
 def disc_profile(x: np.ndarray, radius: float) -> np.ndarray:
