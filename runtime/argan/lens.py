@@ -466,8 +466,8 @@ def _margin(lens: _Lens, ends: tuple[float, float]) -> int:
 
 def _plan(photo: _Photo, margin: int, max_memory: int, threads: int, fresh: int) -> tuple[int, int]:
     """Rows of a strip, and threads, such that the process stays within `max_memory` MiB; `fresh`:
-    bytes of a result of its own. Strips depend on the arguments alone: so do the bytes that come
-    out."""
+    bytes of a result of its own. Strips depend on the arguments alone, and so do the bytes that
+    come out, but where the process holds so much already that it could not go on with them."""
     height, width = photo.shape
     limit, pixels = max_memory << 20, photo.pixels.nbytes + photo.disparity.nbytes + fresh
 
@@ -477,10 +477,10 @@ def _plan(photo: _Photo, margin: int, max_memory: int, threads: int, fresh: int)
 
     fitting = [s for s in (height, *STRIPS) if PROCESS_BYTES + pixels + work(s) <= limit]
     held = max(_resident() + fresh, PROCESS_BYTES + pixels)
-    strip = fitting[0] if fitting else STRIPS[-1]
+    strip = next((s for s in fitting if held + work(s) <= limit), STRIPS[-1])
     spare = limit - held - work(strip)
     if spare < 0:
-        least = math.ceil((held + work(STRIPS[-1])) / 2**20)
+        least = math.ceil((held + work(strip)) / 2**20)
         raise InputError(
             f"{max_memory} MiB are too few for this photo and blur; give {least} or more"
         )

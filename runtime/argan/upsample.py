@@ -107,11 +107,15 @@ class Cut:
         step = (top - base) * np.float32(highest - lowest)
         steeper = np.float32(shape[1] / self.odds.shape[1])
         base = base * np.float32(highest - lowest) + np.float32(lowest)
+        # In a photo of many pixels those of an outline are a mixture, and go with what is in front:
+        # left behind, and sharp there, they would draw it as a line.
+        reach = shape[1] // ROUNDED
+        window = np.ones((2 * reach + 1,) * 2, np.uint8)
         result = np.empty(shape, np.float32)
         for first in range(0, shape[0], STRIP):
-            rows = np.arange(first, min(first + STRIP, shape[0]))
-            strip = result[first : first + STRIP]
-            strip[:] = _rows(base, rows, shape)
+            last = min(first + STRIP, shape[0])
+            rows = np.arange(max(first - reach, 0), min(last + reach, shape[0]))
+            strip = _rows(base, rows, shape)
             height = _rows(step, rows, shape)
             if cv2.hasNonZero(height):
                 against = _rows(self.odds, rows, shape)
@@ -120,11 +124,9 @@ class Cut:
                 against += 1
                 height /= against
                 strip += height
-        # In a photo of many pixels those of an outline are a mixture, and go with what is in front:
-        # left behind, and sharp there, they would draw it as a line.
-        reach = shape[1] // ROUNDED
-        if reach:
-            cv2.dilate(result, np.ones((2 * reach + 1,) * 2, np.uint8), dst=result)
+            if reach:
+                strip = np.asarray(cv2.dilate(strip, window), np.float32)
+            result[first:last] = strip[first - rows[0] : last - rows[0]]
         return result
 
 

@@ -462,6 +462,19 @@ def test_strips_show_no_seams_and_keep_to_the_memory(tmp_path):
     assert np.mean(strips != whole) < 0.02
 
 
+def test_a_process_that_holds_much_gets_smaller_strips_and_no_refusal(monkeypatch):
+    pixels, disparity = np.zeros((4000, 2000, 3), np.uint8), np.zeros((4000, 2000), np.float32)
+    photo = lens._Photo(pixels, disparity, None)
+
+    def rows(held: int) -> int:
+        monkeypatch.setattr(lens, "_resident", lambda: held << 20)
+        return lens._plan(photo, 256, 400, 1, 0)[0]
+
+    assert (rows(0), rows(320), rows(360)) == (4000, 1024, 256)
+    with pytest.raises(InputError, match=r"400 MiB .* give 4\d\d or more"):
+        rows(390)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 def test_the_command_line_keeps_to_the_memory(tmp_path):
     cv2.imwrite(str(tmp_path / "photo.png"), noise(1500, 700))
