@@ -85,12 +85,18 @@ ablation: .venv/done
 # The weights that ship are of this recipe, after 4,140 of its 15,000 steps.
 train-flowers: .venv/done
 	$(BIN)/argan train ar-gan --preset flowers64 --data $(DATA)/flowers128.zip --out runs/flowers64 --resume
-	$(BIN)/argan train ar-gan-dr --preset dr64 --teacher runs/flowers64 --out runs/flowers-dr --resume
+	$(BIN)/argan train ar-gan-dr --preset dr64 --teacher runs/flowers64 --out runs/flowers-dr-1 --resume
+	$(BIN)/argan train ar-gan-dr --preset dr96 --teacher runs/flowers64 --student runs/flowers-dr-1 \
+		--photos $(DATA)/flowers128.zip --steps 800 --out runs/flowers-dr-2 --resume
+	$(BIN)/argan train ar-gan-dr --preset dr96 --teacher runs/flowers64 --student runs/flowers-dr-2 \
+		--photos $(DATA)/flowers128.zip --out runs/flowers-dr --resume
 
 # A model of people: research-only photographs, so it stays out of the wheel. Stopped, the same command goes on.
 people-model: .venv/done
 	$(BIN)/argan train ar-gan --preset flowers64 --data $(DATA)/faces128.zip --out runs/people64 --resume
-	$(BIN)/argan train ar-gan-dr --preset dr64 --teacher runs/people64 --out runs/people-dr --resume
+	$(BIN)/argan train ar-gan-dr --preset dr64 --teacher runs/people64 --out runs/people-dr-1 --resume
+	$(BIN)/argan train ar-gan-dr --preset dr96 --teacher runs/people64 --student runs/people-dr-1 \
+		--photos $(DATA)/faces128.zip --out runs/people-dr --resume
 	$(BIN)/argan evaluate runs/people-dr --data $(DATA) -o out/people-evaluation
 	$(BIN)/argan export runs/people-dr -o out/people.argan \
 		--evaluation out/people-evaluation/evaluation.json --licence weights/people-dr/LICENSE-WEIGHTS

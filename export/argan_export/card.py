@@ -30,6 +30,7 @@ def card(
         "One photo to disparity (affine inverse depth, larger = nearer), learnt without depth",
         "labels: an AR-GAN learns to photograph its own sharp images and disparities through a",
         "lens, and this network (AR-GAN-DR) learns from its samples.",
+        *second_round(data),
         f"Its encoder began as {pretrained['weights']}."
         if pretrained
         else "No pretrained weights.",
@@ -41,6 +42,15 @@ def card(
         f"| trained | {settings['steps']:,} steps of {settings['batch']} samples at"
         f" {settings['size']} px, {hours(graph.record)} on {device(graph.record)} |",
     ]
+    before = data
+    while "student" in before:  # what it went on from, back to the first
+        run, record = before["student"]["run"], before["student"]["record"]
+        lines.append(
+            f"| student before | `{run}`: {record['settings']['steps']:,} steps of"
+            f" {record['settings']['batch']} at {record['settings']['size']} px,"
+            f" {hours(record)} on {device(record)} |"
+        )
+        before = record["data"]
     for teacher, about in data["teachers"].items():
         source, record = about["data"], about["record"]
         lines += [
@@ -58,6 +68,19 @@ def card(
     ]
     lines += figures(evaluation) if evaluation else ["Accuracy: not measured.", ""]
     return "\n".join(lines)
+
+
+def second_round(data: dict[str, Any]) -> list[str]:
+    """What it learnt from besides a teacher's samples."""
+    photos = data.get("photos", {})
+    if "cut_out" not in photos:
+        return []
+    return [
+        "Its student before cut the subjects out of real, unlabelled photos, and most lessons are",
+        f"such photos and scenes put together of them ({photos['cut_out']:,} of"
+        f" {photos['photos']:,} of `{photos['source']}`). That the ground comes nearer",
+        "downwards is assumed in them, not learnt.",
+    ]
 
 
 def formats(variants: Mapping[str, dict[str, Any]], files: Mapping[str, bytes]) -> list[str]:

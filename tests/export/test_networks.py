@@ -46,3 +46,16 @@ def test_the_card_says_what_was_pretrained() -> None:
         graph = DepthGraph(nn.Identity(), 96, (0, 1), "dr", record | {"data": about}, "0" * 64)
         text = card("x", graph, {}, {}, None)
         assert words in text and ("No pretrained" in text) == ("pretrained" not in about)
+
+
+def test_the_card_says_what_a_second_round_learnt_from() -> None:
+    settings = {"network": "nano", "seed": 0, "steps": 4000, "batch": 24, "size": 96}
+    record = {"settings": settings, "seconds": 1, "device": "x86_64", "threads": 1}
+    first = record | {"data": {"teachers": {}}, "settings": settings | {"steps": 1600}}
+    photos = {"source": "flowers.zip", "photos": 7366, "cut_out": 6540}
+    data = {"teachers": {}, "photos": photos, "student": {"run": "first", "record": first}}
+    for about, second in ((data, True), (first["data"], False)):
+        graph = DepthGraph(nn.Identity(), 96, (0, 1), "dr", record | {"data": about}, "0" * 64)
+        text = card("x", graph, {}, {}, None)
+        assert ("(6,540 of 7,366 of `flowers.zip`)" in text) == second
+        assert ("assumed" in text) == second and ("`first`: 1,600 steps" in text) == second

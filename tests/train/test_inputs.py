@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from argan.errors import InputError
-from argan_train import ar_gan_dr, checkpoint, cli, image_metrics
+from argan_train import ar_gan_dr, checkpoint, cli, cutouts, data, image_metrics
 from argan_train.ar_gan_dr import ArGanDr, describe_sources, load_depth_net, load_teachers
 from argan_train.config import ArGanDrConfig
 
@@ -113,6 +113,43 @@ def test_the_imagenet_variant_says_so_and_learns_its_encoder_slowly(
     assert 0 < moved < 0.01
     again = [*words, "--out", str(tmp_path / "dr"), "--resume", "--steps", "3"]
     assert cli.train(again) == 0, "the optimiser's groups are restored"
+
+
+def test_a_second_round_lists_its_student_and_the_photos_that_it_cut(
+    photos: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["ar-gan-dr", "--teacher", str(teacher), *STUDENT, *SHORT]
+    assert cli.train([*words, "--out", str(tmp_path / "first")]) == 0
+    monkeypatch.setattr(cutouts, "FEWEST", 1)  # three photos of noise
+    whole = np.zeros((32, 32), bool)
+    whole[8:24, 8:24] = True
+    monkeypatch.setattr(cutouts, "segment", lambda photo, disparity: whole)
+    words += ["--student", str(tmp_path / "first"), "--out", str(tmp_path / "second")]
+    assert cli.train(words) == 2, "there is nothing to cut"
+    assert cli.train([*words, "--photos", str(photos)]) == 0
+    found = listed(tmp_path / "second")
+    assert found["first/ema.safetensors"] == digest(tmp_path / "first/ema.safetensors")
+    assert found["photos/b/3.png"] == digest(photos / "b/3.png")
+    data = checkpoint.read_json(tmp_path / "second/config.json")["data"]
+    assert data["photos"]["cut_out"] == 3 and data["student"]["run"] == "first"
+
+
+def test_small_photos_are_enlarged_to_the_crops(
+    photos: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(cli, "cut_out", lambda images, network: seen.append(images))
+    words = ["ar-gan-dr", "--teacher", str(teacher), *STUDENT, *SHORT]
+    assert cli.train([*words, "--out", str(tmp_path / "first")]) == 0
+    words += ["--student", str(tmp_path / "first"), "--photos", str(photos), "--out", "no"]
+    with pytest.raises(AttributeError):  # there are no cut-outs
+        cli.train([*words, "--photo-size", "16"])
+    (found,) = seen
+    assert found.shape == (3, 3, 32, 32) and found.dtype == torch.uint8
+    small = torch.from_numpy(data.load_photos(photos, 16)[0])
+    means = [p.float().mean((2, 3)) for p in (found, small)]
+    torch.testing.assert_close(*means, atol=3, rtol=0)  # values of 255
+    assert cli.train([*words, "--photo-size", "33"]) == 2
 
 
 def test_pretrained_layers_have_a_share_of_the_learning_rate(teacher: Path) -> None:

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import signal
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from PIL import Image
 
 import argan
 from argan import bundle, optics
-from argan_train import checkpoint, cli, look
+from argan_train import checkpoint, cli, cutouts, look
 from argan_train.ar_gan import ArGan
 from argan_train.ar_gan_dr import ArGanDr
 from argan_train.config import ArGanConfig, ArGanDrConfig
@@ -28,13 +29,14 @@ pytest.importorskip("onnx", reason="a look ends with argan export")
 EVERY = "log_every = 2\npicture_every = 4\nsave_every = 2\n"
 GAN = "size = 16\nwidth = 4\nbatch = 4\nlatent = 8\ndepth_size = 8\nviews = 3\nsteps = 6\n" + EVERY
 STUDENT = "size = 32\nnominal = 64\nbatch = 4\nsteps = 4\n" + EVERY
+SECOND = "size = 32\nnominal = 96\nbatch = 4\nsteps = 6\n" + EVERY
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """100 toy photographs, half of them through a wide lens, and one file that is none."""
     folder = tmp_path_factory.mktemp("photos")
-    pictures = (ToyWorld(16, seed=3).batch(100).image * 255 + 0.5).astype(np.uint8)
+    pictures = (ToyWorld(32, seed=3).batch(100).image * 255 + 0.5).astype(np.uint8)
     for i, picture in enumerate(pictures):
         Image.fromarray(picture.transpose(1, 2, 0)).save(folder / f"{i:03}.png")
     (folder / "broken.jpg").write_bytes(b"no photo")
@@ -46,12 +48,23 @@ def presets(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("presets")
     (folder / "gan.toml").write_text(GAN)
     (folder / "student.toml").write_text(STUDENT)
-    return ["--preset", str(folder / "gan.toml"), "--student-preset", str(folder / "student.toml")]
+    (folder / "second.toml").write_text(SECOND)
+    return [
+        "--preset", str(folder / "gan.toml"), "--student-preset", str(folder / "student.toml"),
+        "--second-preset", str(folder / "second.toml"),
+    ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def command(photos: Path, presets: list[str]) -> list[str]:
     return ["look", "--photos", str(photos), *presets, "--threads", "1", "--device", "cpu"]
+
+
+def centre(photo: np.ndarray, disparity: np.ndarray) -> np.ndarray:
+    """In place of `cutouts.segment`: networks of four steps see nothing."""
+    mask = np.zeros(disparity.shape, bool)
+    mask[8:24, 8:24] = True
+    return mask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,10 +74,15 @@ class Said:
     err: str
 
 
-def said(words: list[str], stop: tuple[type[ArGan] | type[ArGanDr], int] | None = None) -> Said:
+def said(
+    words: list[str],
+    stop: tuple[type[ArGan] | type[ArGanDr], int] | None = None,
+    segment: Callable[..., np.ndarray | None] = centre,
+) -> Said:
     """`argan train`, told to stop by SIGTERM within that step of that training."""
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(cutouts, "segment", segment)
         if stop:
             kind, number = stop
             good_step = kind.step
@@ -90,7 +108,9 @@ def made(
     assert not (folder / "mine.argan").exists()
     second = said([*words, "--resume"], (ArGanDr, 3))
     assert not (folder / "mine.argan").exists()
-    return folder, words, [first, second, said([*words, "--resume"])]
+    third = said([*words, "--resume"], (ArGanDr, 5))  # the first round has four steps
+    assert not (folder / "mine.argan").exists()
+    return folder, words, [first, second, third, said([*words, "--resume"])]
 
 
 def test_photos_become_a_bundle_whose_default_is_their_look(
@@ -101,23 +121,28 @@ def test_photos_become_a_bundle_whose_default_is_their_look(
     figures = json.loads((folder / "mine.json").read_text())
     about, lens = figures["photos"], figures["lens"]
     assert about["photos"] == 100 and list(about["dropped"]) == ["broken.jpg"]
-    assert [figures["trainings"][n]["steps"] for n in ("ar-gan", "ar-gan-dr")] == [6, 4]
+    steps = {name: about["steps"] for name, about in figures["trainings"].items()}
+    assert steps == {"ar-gan": 6, "ar-gan-dr": 4, "ar-gan-dr-2": 6}
     content = bundle.read(folder / "mine.argan")
     assert content.f_number == lens["f_number"] and content.manifest["look"] == lens
-    assert "## The look" in content.files["CARD.md"].decode()
+    card = content.files["CARD.md"].decode()
+    assert "## The look" in card and "(100 of" in card and "`ar-gan-dr`: 4 steps" in card
+    assert content.image.nominal == 96, "the second round's network"
     # One unit of disparity is the limit of the generator's: 6 % of the width.
     assert lens["strength_percent"] == pytest.approx(6)
     assert optics.blur_of_f_number(content.f_number, 1000) == pytest.approx(60, rel=0.005)
     picture = np.full((40, 60, 3), 90, np.uint8)
     assert argan.refocus(picture, model=folder / "mine.argan").image.shape == (40, 60, 3)
     page = (folder / "run" / "summary.html").read_text()
-    assert page.count("data:image/png") == 2 and "photos are left out: broken.jpg" in page
+    assert page.count("data:image/png") == 3 and "photos are left out: broken.jpg" in page
     assert sorted(f.name for f in folder.iterdir()) == ["mine.argan", "mine.json", "run"]
     assert sorted(f.name for f in (folder / "run").iterdir()) == [
-        "ar-gan", "ar-gan-dr", "plan.json", "summary.html"
+        "ar-gan", "ar-gan-dr", "ar-gan-dr-2", "plan.json", "summary.html"
     ]  # fmt: skip
     inputs = (folder / "run/ar-gan/inputs.sha256").read_text().splitlines()
     assert len(inputs) == 100 and inputs[7].endswith("  007.png")
+    inputs = (folder / "run/ar-gan-dr-2/inputs.sha256").read_text().splitlines()
+    assert {"photos/007.png", "ar-gan-dr/ema.safetensors"} <= {i.split("  ")[1] for i in inputs}
     assert last.out.splitlines()[-3:] == [
         str(folder / name) for name in ("mine.argan", "mine.json", "run/summary.html")
     ]
@@ -127,35 +152,54 @@ def test_photos_become_a_bundle_whose_default_is_their_look(
 def test_one_bar_shows_all_stages_and_where_it_was_stopped(
     made: tuple[Path, list[str], list[Said]],
 ) -> None:
-    first, second, last = made[2]
-    assert (first.code, second.code) == (1, 1) and not first.out and not second.out
-    assert "stopped at step 3 of 6: --resume" in first.err
-    assert "stopped at step 3 of 4: --resume" in second.err
+    first, second, third, last = made[2]
+    for stopped, at in ((first, "3 of 6"), (second, "3 of 4"), (third, "5 of 6")):
+        assert stopped.code == 1 and not stopped.out
+        assert f"stopped at step {at}: --resume" in stopped.err
     assert "1 photos are left out: broken.jpg (not an image)" in first.err
     assert "only 100 photos: some hundred more" in first.err
-    stages = ["1/4 photos", "2/4 ar-gan ", "3/4 ar-gan-dr ", "4/4 export"]
-    for said, count in ((first, 2), (second, 3), (last, 4)):
-        assert [stage in said.err for stage in stages] == [i < count for i in range(4)]
+    stages = ["1/6 photos", "2/6 ar-gan ", "3/6 ar-gan-dr ", "4/6 cut out", "5/6 ar-gan-dr-2 ",
+              "6/6 export"]  # fmt: skip
+    for said, count in ((first, 2), (second, 3), (third, 5), (last, 6)):
+        assert [stage in said.err for stage in stages] == [i < count for i in range(6)]
         assert "img/s]" not in said.err and "photo/s]" not in said.err, "a bar beside its own"
     assert " img/s, " in first.err and " left" in first.err
     assert "100%" in last.err
 
 
 def test_stopping_changes_no_result(
-    made: tuple[Path, list[str], list[Said]], photos: Path, presets: list[str], tmp_path: Path
-) -> None:
-    _, gan, _, student = presets
+    made: tuple[Path, list[str], list[Said]], photos: Path, presets: list[str], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    _, gan, _, student, _, second = presets
+    teacher = ["--teacher", str(tmp_path / "ar-gan")]
+    rest = ["--student", str(tmp_path / "ar-gan-dr"), "--photos", str(photos)]
     whole = {"ar-gan": ["--data", str(photos), "--preset", gan],
-             "ar-gan-dr": ["--teacher", str(tmp_path / "ar-gan"), "--preset", student]}  # fmt: skip
+             "ar-gan-dr": [*teacher, "--preset", student],
+             "ar-gan-dr-2": [*teacher, *rest, "--preset", second]}  # fmt: skip
+    monkeypatch.setattr(cutouts, "segment", centre)
     for name, words in whole.items():
-        run = str(tmp_path / name)
-        assert cli.train([name, *words, "--out", run, "--threads", "1", "--device", "cpu"]) == 0
+        words += ["--out", str(tmp_path / name), "--threads", "1", "--device", "cpu"]
+        assert cli.train([name.removesuffix("-2"), *words]) == 0
         one, two = (
             checkpoint.load_tensors(folder / name / "state.safetensors")
             for folder in (made[0] / "run", tmp_path)
         )
         assert one.keys() == two.keys()
         assert all(torch.equal(one[key], two[key]) for key in one if key != "progress")
+
+
+def test_photos_that_cannot_be_cut_out_leave_the_first_round(
+    command: list[str], tmp_path: Path
+) -> None:
+    words = [*command, "-o", str(tmp_path / "mine.argan"), "--out", str(tmp_path / "run")]
+    last = said(words, segment=lambda photo, disparity: None)
+    assert last.code == 0
+    assert "no second round: the student cut 0 of 100 photos" in last.err
+    assert bundle.read(tmp_path / "mine.argan").image.nominal == 64
+    assert list(json.loads((tmp_path / "mine.json").read_text())["trainings"]) == [
+        "ar-gan", "ar-gan-dr"
+    ]  # fmt: skip
 
 
 def test_a_look_is_resumed_with_what_it_was_begun_with(
@@ -231,16 +275,16 @@ def test_advice_tells_extremes() -> None:
     assert look.advice(large, report) == look.advice(shallow, report)
 
 
-def test_minutes_scale_the_steps_of_both_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_minutes_scale_the_steps_of_all_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     gan = ArGanConfig(size=16, width=4, depth_size=8, steps=8000)
-    student = ArGanDrConfig(size=32, steps=1000)
+    student, second = ArGanDrConfig(size=32, steps=750), ArGanDrConfig(size=32, steps=250)
     images = torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
     monkeypatch.setattr(look, "step_seconds", lambda m: 0.5 if isinstance(m, ArGan) else 2.0)
     # 4,000 s and 2,000 s: 100 minutes.
-    plan = look.make_plan({"minutes": 25.0}, {}, gan, student, [], images)
-    assert (plan.gan.steps, plan.student.steps) == (2000, 250)
-    assert plan.seconds == {"ar-gan": 1000, "ar-gan-dr": 500}
-    assert look.make_plan({"minutes": None}, {}, gan, student, [], images).gan == gan
+    plan = look.make_plan({"minutes": 25.0}, {}, gan, student, second, [], images)
+    assert (plan.gan.steps, plan.student.steps, plan.second.steps) == (2000, 188, 62)
+    assert plan.seconds == {"ar-gan": 1000, "ar-gan-dr": 376, "ar-gan-dr-2": 124}
+    assert look.make_plan({"minutes": None}, {}, gan, student, second, [], images).gan == gan
 
 
 class Known(Generator):

@@ -24,6 +24,7 @@ from argan_train.ar_gan import (
 )
 from argan_train.ar_gan_dr import ArGanDr, load_depth_net, load_teachers
 from argan_train.config import ArGanConfig, ArGanDrConfig, load_preset
+from argan_train.cutouts import Cutouts
 
 CPU = torch.device("cpu")
 DAHLIA = Path(__file__).parents[2] / "examples" / "dahlia.jpg"
@@ -440,6 +441,30 @@ def test_every_loss_of_the_student_trains_and_is_exactly_resumed(
     with pytest.raises(KeyboardInterrupt):
         student(tmp_path / "parts", killed_at=3)
     assert same(whole, student(tmp_path / "parts", resuming=True))
+
+
+def test_lessons_of_cut_outs_stand_beside_the_teachers(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quarter generated, three quarters of photos; without cut-outs all are generated."""
+    masks = torch.zeros(4, 1, 32, 32, dtype=torch.bool)
+    masks[..., 8:24, 8:24] = True
+    photos = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
+    cut = Cutouts(photos, masks, torch.arange(4))
+    asked: list[int] = []
+    samples = ArGanDr.samples
+    monkeypatch.setattr(
+        ArGanDr, "samples", lambda self, n, *rest: asked.append(n) or samples(self, n, *rest)
+    )
+    rng = torch.Generator()
+    for share, generated in ((0.75, [2]), (1.0, []), (0.0, [8])):
+        config = ArGanDrConfig(size=32, batch=8, cutout_share=share)
+        method = ArGanDr(config, [load_generator(run, CPU)], CPU, cut=cut)
+        asked.clear()
+        image, disparity = method.lesson(8, rng, 0)
+        assert image.shape == (8, 3, 32, 32) and disparity.shape == (8, 1, 32, 32)
+        assert asked == generated
+        assert all(math.isfinite(v) for v in method.step(1).values())
 
 
 def test_a_plain_gan_is_no_teacher(tmp_path: Path) -> None:

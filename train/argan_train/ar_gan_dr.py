@@ -1,4 +1,5 @@
-"""AR-GAN-DR: one photo -> disparity, learnt from AR-GAN's own samples alone (no depth labels)."""
+"""AR-GAN-DR: one photo -> disparity, learnt from AR-GAN's own samples, without depth labels; in a
+second round from real photos, too, cut out by what the first has learnt (`cutouts`)."""
 
 from __future__ import annotations
 
@@ -15,9 +16,19 @@ from torch.nn import functional as F
 from argan import Refocuser, bundle
 from argan.errors import InputError
 from argan.optics import REFERENCE_F_NUMBER, Aperture
-from argan_train import augment, checkpoint, distributed, image_metrics, losses, metrics, render
+from argan_train import (
+    augment,
+    checkpoint,
+    cutouts,
+    distributed,
+    image_metrics,
+    losses,
+    metrics,
+    render,
+)
 from argan_train.ar_gan import load_generator, photograph, pupil_points
 from argan_train.config import ArGanConfig, ArGanDrConfig, build
+from argan_train.cutouts import Cutouts
 from argan_train.loop import INPUTS, seeded, update_average
 from argan_train.networks import DepthNet, Generator, Lite0DepthNet, depth_net
 from argan_train.pictures import disparity_rows, image_rows
@@ -34,7 +45,8 @@ PRETRAINED_RATE = 0.1  # of the learning rate, for what was pretrained: a whole 
 
 class ArGanDr:
     """teachers: generators on `device` with their settings. photos: uint8 [M, 3, size, size], real
-    and unlabelled, or none."""
+    and unlabelled, whose disparity is to follow crops and colours. cut: photos that an earlier
+    student has cut out, to make lessons of."""
 
     name = "ar-gan-dr"
 
@@ -44,10 +56,11 @@ class ArGanDr:
         teachers: Sequence[tuple[Generator, ArGanConfig]],
         device: torch.device,
         photos: Tensor | None = None,
+        cut: Cutouts | None = None,
     ) -> None:
         distributed.check_batch(config.batch)
         self.config, self.teachers, self.device = config, list(teachers), device
-        self.photos = photos
+        self.photos, self.cut = photos, cut
         torch.manual_seed(config.seed)
         self.network = self.make_network().to(device)
         # Depthwise convolutions train half as fast again in this layout on the CPU.
@@ -90,6 +103,16 @@ class ArGanDr:
 
     def lesson(self, n: int, rng: torch.Generator, step: int) -> tuple[Tensor, Tensor]:
         """Augmented input [N, 3, size, size] and the disparity to learn [N, 1, size, size]."""
+        real = round(n * self.config.cutout_share) if self.cut is not None else 0
+        parts = [self.generated_lesson(n - real, rng, step)] if real < n else []
+        if self.cut is not None and real:
+            size, zoom, ground = self.config.size, self.config.zoom, self.config.ground
+            parts.append(cutouts.lesson(self.cut, real, size, zoom, ground, rng))
+        images, disparities = zip(*parts, strict=True)
+        return self.taken_badly(torch.cat(images), rng), torch.cat(disparities)
+
+    def generated_lesson(self, n: int, rng: torch.Generator, step: int) -> tuple[Tensor, Tensor]:
+        """Of a teacher's samples: images and the disparity to learn."""
         image, disparity = self.samples(n, rng, step)
         if self.config.fill_holes:
             disparity = fill_holes(disparity)
@@ -99,8 +122,7 @@ class ArGanDr:
         image, disparity = augment.crop(
             image, disparity, self.config.size, (1, self.config.zoom), rng
         )
-        image = augment.recolour_apart(image, disparity, SUBJECT_THRESHOLD, rng)
-        return self.taken_badly(image, rng), disparity
+        return augment.recolour_apart(image, disparity, SUBJECT_THRESHOLD, rng), disparity
 
     def taken_badly(self, image: Tensor, rng: torch.Generator) -> Tensor:
         """What cameras and files do to a picture and depth does not care about."""
@@ -257,6 +279,14 @@ def describe_sources(
         }
         inputs[image_metrics.EFFLITE0_FILE] = image_metrics.EFFLITE0_SHA256
     return record, inputs
+
+
+def describe_student(run: Path, record: dict[str, Any], inputs: dict[str, str]) -> None:
+    """Into both: the earlier student that a run goes on from."""
+    digest = checkpoint.sha256(run / "ema.safetensors")
+    about = checkpoint.read_json(run / "config.json")
+    record["student"] = {"run": run.name, "sha256": digest, "record": about}
+    inputs[f"{run.name}/ema.safetensors"] = digest
 
 
 def load_depth_net(run: Path) -> tuple[DepthNet | Lite0DepthNet, ArGanDrConfig]:

@@ -175,14 +175,18 @@ def crop(
     centre_x, centre_y = (uniform(rng, n, -1, 1).view(n, 1) * (1 - share) for _ in range(2))
     mirror = torch.where(chance(rng, n, 0.5), -1.0, 1.0).view(n, 1)
     axis = (torch.arange(size, device=image.device) + 0.5) / size * 2 - 1
-    x = centre_x + share * axis * mirror  # [N, size] in -1..1
-    y = centre_y + share * axis
-    grid = torch.stack(
-        [x[:, None, :].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], dim=-1
-    )
     both = torch.cat([image, disparity], dim=1)
-    out = F.grid_sample(both, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    out = sampled(both, centre_x + share * axis * mirror, centre_y + share * axis, "border")
     return out[:, :3], out[:, 3:]
+
+
+def sampled(picture: Tensor, x: Tensor, y: Tensor, beyond: str) -> Tensor:
+    """picture [N, C, H, W] at columns x [N, W'] and rows y [N, H'], -1..1 from edge to edge;
+    beyond: "border", "reflection" or "zeros"."""
+    grid = torch.stack(
+        [x[:, None, :].expand(-1, y.shape[1], -1), y[:, :, None].expand(-1, -1, x.shape[1])], dim=-1
+    )
+    return F.grid_sample(picture, grid, mode="bilinear", padding_mode=beyond, align_corners=False)
 
 
 def grain(image: Tensor, rng: torch.Generator) -> Tensor:

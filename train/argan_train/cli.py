@@ -14,14 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
 import argan_train.data_cli
 import argan_train.evaluate
 import argan_train.sample
-from argan.errors import Error
+from argan.errors import Error, InputError
 from argan_train import checkpoint, data, distributed, look, loop, qat
 from argan_train.ar_gan import ArGan
-from argan_train.ar_gan_dr import ArGanDr, describe_sources, load_depth_net, load_teachers
+from argan_train.ar_gan_dr import (
+    ArGanDr,
+    describe_sources,
+    describe_student,
+    load_depth_net,
+    load_teachers,
+)
 from argan_train.config import (
     ArGanConfig,
     ArGanDrConfig,
@@ -30,6 +37,7 @@ from argan_train.config import (
     load_preset,
     meanings,
 )
+from argan_train.cutouts import cut_out
 from argan_train.cycle_gan import CycleGan
 from argan_train.toy import ToyWorld
 
@@ -38,6 +46,8 @@ EXAMPLES = """examples:
   argan train ar-gan --preset toy32 --data toy --out runs/toy --steps 3000
   argan train ar-gan --preset flowers64 --data flowers128.zip --out runs/flowers --resume
   argan train ar-gan-dr --teacher runs/flowers --out runs/flowers-dr
+  argan train ar-gan-dr --preset dr96 --teacher runs/flowers --student runs/flowers-dr \\
+    --photos flowers128.zip --out runs/flowers-dr-2
   argan train ar-gan-dr --teacher runs/flowers --qat runs/flowers-dr --out runs/flowers-dr-int8
   argan train look --photos holiday_photos -o holiday.argan
   argan train cycle-gan --deep split/deep --shallow split/shallow --out runs/cycle
@@ -85,6 +95,14 @@ def load_training_photos(
     return torch.from_numpy(loaded), report.record(source), report.loaded
 
 
+def enlarged(photos: torch.Tensor, size: int) -> torch.Tensor:
+    """uint8 [M, 3, S, S] -> uint8 [M, 3, size, size]."""
+    if photos.shape[-1] == size:
+        return photos
+    whole = [F.interpolate(p.float(), (size, size), mode="bilinear") for p in photos.split(512)]
+    return torch.cat([(p + 0.5).to(torch.uint8) for p in whole])
+
+
 def report_errors(command: Callable[[list[str]], int]) -> Callable[[list[str]], int]:
     """One line on stderr and exit code 2 for what the user can mend."""
 
@@ -121,9 +139,16 @@ def train(argv: list[str]) -> int:
         "--teacher", required=True, type=Path, nargs="+", help="AR-GAN run folders"
     )
     student.add_argument(
-        "--photos", help="real photos, unlabelled, whose disparity is to follow crops and colours"
+        "--photos", help="real photos, unlabelled: to make lessons of (--student), or whose"
+        " disparity is to follow crops and colours"
     )
-    student.add_argument(
+    earlier = student.add_mutually_exclusive_group()
+    earlier.add_argument(
+        "--student", type=Path, metavar="RUN",
+        help="a second round: this finished student cuts the subjects out of --photos, and most"
+        " lessons are made of them",
+    )  # fmt: skip
+    earlier.add_argument(
         "--qat", type=Path, metavar="RUN",
         help="fine-tune this finished student for int8, in place of training a new one; settings"
         " that are not given are its own, but for a short and gentle run",
@@ -186,6 +211,8 @@ def place(photos: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 def start_ar_gan_dr(arguments: argparse.Namespace, device: torch.device) -> Started:
     settings = chosen(arguments, ArGanDrConfig)
+    if arguments.student and not arguments.photos:
+        raise InputError("--student cuts subjects out of photos: give it some by --photos")
     if arguments.qat:
         student, config = load_depth_net(arguments.qat)
         config = replace(config, **qat.SETTINGS | settings)
@@ -195,17 +222,21 @@ def start_ar_gan_dr(arguments: argparse.Namespace, device: torch.device) -> Star
     record, inputs = describe_sources(arguments.teacher, config)
     photos = None
     if arguments.photos:
-        photos, about, files = load_training_photos(arguments.photos, config.size, config.seed)
-        photos = place(photos, device)
+        photo_size = config.photo_size or config.size
+        photos, about, files = load_training_photos(arguments.photos, photo_size, config.seed)
+        photos = place(enlarged(photos, config.size), device)
         record["photos"] = about
         inputs |= {f"photos/{name}": digest for name, digest in files.items()}
-    if not arguments.qat:
+    run = arguments.qat or arguments.student
+    if not run:
         return ArGanDr(config, teachers, device, photos), record, inputs
-    digest = checkpoint.sha256(arguments.qat / "ema.safetensors")
-    about = checkpoint.read_json(arguments.qat / "config.json")
-    record["student"] = {"run": arguments.qat.name, "sha256": digest, "record": about}
-    inputs[f"{arguments.qat.name}/ema.safetensors"] = digest
-    return qat.Int8Student(config, teachers, device, photos, student), record, inputs
+    describe_student(run, record, inputs)
+    if arguments.qat:
+        return qat.Int8Student(config, teachers, device, photos, student), record, inputs
+    assert photos is not None  # asked for above
+    cut = cut_out(photos, load_depth_net(run)[0].to(device))
+    record["photos"]["cut_out"] = len(cut.photos)
+    return ArGanDr(config, teachers, device, cut=cut), record, inputs
 
 
 def start_cycle_gan(arguments: argparse.Namespace, device: torch.device) -> Started:

@@ -124,6 +124,10 @@ class ArGanDrConfig:
     zoom: float = 1.5  # largest, of the crops; more leaves too little background to learn from
     blur: float = 0.2  # share of pictures that are out of focus as a whole
     jpeg: float = 0.3  # share of pictures that were compressed
+    photo_size: int = 0  # px of real photos, enlarged to the crops' size; 0: they have that size
+    # The second round: lessons of real photos, which an earlier student has cut out (cutouts.py).
+    cutout_share: float = 0.75  # of the lessons, where there are cut-outs
+    ground: float = 0.5  # most by which the background comes nearer downwards: assumed, not learnt
     # The losses.
     level: Literal["bce", "l1", "ssi"] = "bce"  # how far the disparity is off; ssi: affine-free
     gradient_weight: float = 0.5  # of outlines, at three scales
@@ -144,6 +148,11 @@ class ArGanDrConfig:
             raise InputError(f"batch {self.batch}: use at least 2")
         if self.narrow < 0:
             raise InputError(f"narrow {self.narrow}: use 0 or more")
+        if not 0 <= self.photo_size <= self.size:
+            raise InputError(f"photo_size {self.photo_size}: use 0 to the size, {self.size}")
+        for name in ("cutout_share", "ground"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} {getattr(self, name)}: use 0 to 1")
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,13 @@
 """`argan train look`: one photographer's photos to a bundle with their bokeh, by one command.
 
-    photos -> AR-GAN -> AR-GAN-DR -> NAME.argan, whose default strength is that of the photos
+    photos -> AR-GAN -> AR-GAN-DR, two rounds -> NAME.argan, with the photos' strength as default
 
-RUN/plan.json               what was asked for, what the photos are, the settings of both trainings
-RUN/ar-gan, RUN/ar-gan-dr   run folders, as `argan train` leaves them
-RUN/summary.html            both, and the lens that was learnt; in figures NAME.json
+RUN/plan.json        what was asked for, what the photos are, the settings of the trainings
+RUN/ar-gan, RUN/ar-gan-dr, RUN/ar-gan-dr-2   run folders, as `argan train` leaves them
+RUN/summary.html     all, and the lens that was learnt; in figures NAME.json
+
+The second round learns from the photos themselves, which the first cuts out (`cutouts`). Where that
+fails in too many of them it is left out, and the first round's network goes into the bundle.
 
 Stopped at any time, the same command with --resume goes on in the stage where it stopped.
 """
@@ -36,9 +39,15 @@ from tqdm import tqdm
 from argan import bundle, optics
 from argan.errors import InputError, MissingExtraError
 from argan.files import write_atomic
-from argan_train import checkpoint, distributed, loop, summary
+from argan_train import checkpoint, cutouts, distributed, loop, summary
 from argan_train.ar_gan import ArGan, lens_strength, load_generator, make_generator
-from argan_train.ar_gan_dr import ArGanDr, describe_sources, load_teachers
+from argan_train.ar_gan_dr import (
+    ArGanDr,
+    describe_sources,
+    describe_student,
+    load_depth_net,
+    load_teachers,
+)
 from argan_train.config import ArGanConfig, ArGanDrConfig, build, load_preset
 from argan_train.data import PhotoReport, examples, load_photos, open_photos
 from argan_train.networks import Generator
@@ -54,9 +63,10 @@ DRAWN = 512  # generated photographs that the lens is measured on
 BATCH = 64
 OUT_OF_FOCUS_PX = 0.5  # radius at the generator's size; less can't be told there
 OUT_OF_FOCUS_SHARE = 0.1  # of the pixels of a shallow photograph, at least
-GAN, STUDENT = "ar-gan", "ar-gan-dr"
+GAN, STUDENT, SECOND = "ar-gan", "ar-gan-dr", "ar-gan-dr-2"
+TRAININGS = (GAN, STUDENT, SECOND)
 # Shares of the bar. Those of the trainings are made exact by the plan.
-STAGES = {"photos": 0.01, GAN: 0.8, STUDENT: 0.18, "export": 0.01}
+STAGES = {"photos": 0.01, GAN: 0.6, STUDENT: 0.1, "cut out": 0.02, SECOND: 0.26, "export": 0.01}
 
 
 class Progress:
@@ -69,7 +79,7 @@ class Progress:
         self.bar: tqdm | None = None
 
     def plan(self, seconds: dict[str, float]) -> None:
-        left = 1 - self.shares["photos"] - self.shares["export"]
+        left = 1 - sum(share for name, share in STAGES.items() if name not in TRAININGS)
         self.seconds = seconds
         self.shares |= {name: left * s / sum(seconds.values()) for name, s in seconds.items()}
 
@@ -111,7 +121,7 @@ class Progress:
 class Plan:
     """asked         the command's settings
     photos           their record
-    gan, student     settings of the trainings; seconds: expected of either
+    gan, student, second   settings of the trainings; seconds: expected of each
     advice           on the photos, a line each
     """
 
@@ -119,6 +129,7 @@ class Plan:
     photos: dict[str, Any]
     gan: ArGanConfig
     student: ArGanDrConfig
+    second: ArGanDrConfig
     seconds: dict[str, float]
     advice: list[str]
 
@@ -126,7 +137,8 @@ class Plan:
     def read(path: Path) -> Plan:
         record = checkpoint.read_json(path)
         record["gan"] = build(ArGanConfig, record["gan"])
-        record["student"] = build(ArGanDrConfig, record["student"])
+        for name in ("student", "second"):
+            record[name] = build(ArGanDrConfig, record[name])
         return Plan(**record)
 
 
@@ -181,10 +193,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--preset", default="flowers64", help="of AR-GAN: a name or a .toml file")
     parser.add_argument("--student-preset", default="dr64", help="the same of AR-GAN-DR")
+    parser.add_argument("--second-preset", default="dr96", help="the same of its second round")
     parser.add_argument("--steps", type=int, help="of AR-GAN (default: the preset's)")
-    parser.add_argument("--student-steps", type=int, help="of AR-GAN-DR (default: the preset's)")
     parser.add_argument(
-        "--minutes", type=float, help="of both trainings: the presets' steps are scaled to it"
+        "--student-steps", type=int, help="of either round of AR-GAN-DR (default: the presets')"
+    )
+    parser.add_argument(
+        "--minutes", type=float, help="of all trainings: the presets' steps are scaled to it"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="(default: 0)")
 
@@ -204,7 +219,7 @@ def run(arguments: argparse.Namespace, device: torch.device) -> int:
             return 1
         lens = measure_lens(*load_generator(folder / GAN, device))
         progress.begin("export", 1, "bundle")
-        write_bundle(export, folder / STUDENT, output, lens)
+        write_bundle(export, folder / trained(folder)[-1], output, lens)
         progress.update(1)
     finally:
         progress.close()
@@ -233,45 +248,77 @@ def find_export() -> Callable[[list[str]], int]:
 def train(
     arguments: argparse.Namespace, folder: Path, device: torch.device, progress: Progress
 ) -> Plan | None:
-    """Both trainings, from where they stand. -> None where it was told to stop"""
+    """All trainings, from where they stand. -> None where it was told to stop"""
     asked = {
         name: getattr(arguments, name)
-        for name in ("preset", "student_preset", "steps", "student_steps", "minutes", "seed")
-    }
+        for name in ("preset", "student_preset", "second_preset", "steps", "student_steps",
+                     "minutes", "seed")
+    }  # fmt: skip
     plan = open_plan(folder, asked, arguments.resume)
-    gan, student = (plan.gan, plan.student) if plan else presets(asked)
+    gan, student, second = (plan.gan, plan.student, plan.second) if plan else presets(asked)
     photos, found = read_photos(arguments.photos, gan.size, progress)
     record, images = found.record(arguments.photos), torch.from_numpy(photos).to(device)
     if plan is None:
         lines = advice(photos, found)
         for line in lines:
             tqdm.write(line, file=sys.stderr)
-        plan = make_plan(asked, record, gan, student, lines, images)
+        plan = make_plan(asked, record, gan, student, second, lines, images)
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint.write_json(folder / "plan.json", asdict(plan))
     elif plan.photos["sha256"] != record["sha256"]:
         raise InputError(f"{arguments.photos} are other photos than {folder} was begun with:"
                          " give the same, or another --out")  # fmt: skip
     progress.plan(plan.seconds)
+    gan, student, second = plan.gan, plan.student, plan.second
 
     def stage(
-        name: str, make: Callable[[], loop.Method], record: dict[str, Any], inputs: dict[str, str]
-    ) -> bool:
+        name: str, config: ArGanConfig | ArGanDrConfig, make: Callable[[], loop.Method],
+        record: dict[str, Any], inputs: dict[str, str],
+    ) -> bool:  # fmt: skip
         """-> has it taken its last step?"""
-        config = plan.gan if name == GAN else plan.student
         done = steps_done(folder / name)
         progress.begin(name, config.steps * config.batch, "img", done * config.batch)
         if done < config.steps:
             loop.train(make(), folder / name, record, device, True, inputs, progress)
         return steps_done(folder / name) >= config.steps
 
-    if not stage(GAN, lambda: ArGan(plan.gan, images, device), record, found.loaded):
+    if not stage(GAN, gan, lambda: ArGan(gan, images, device), record, found.loaded):
         return None
     teachers = load_teachers([folder / GAN], device)
-    sources = describe_sources([folder / GAN], plan.student)
-    if not stage(STUDENT, lambda: ArGanDr(plan.student, teachers, device), *sources):
+    record, inputs = describe_sources([folder / GAN], student)
+    if not stage(STUDENT, student, lambda: ArGanDr(student, teachers, device), record, inputs):
         return None
-    return plan
+    if steps_done(folder / SECOND) >= second.steps:
+        return plan
+    files = len(found.loaded) + len(found.dropped)
+    progress.begin("cut out", files + min(files, cutouts.MOST), "photo")  # read anew, and cut
+    cut = cut_photos(arguments.photos, folder / STUDENT, second.size, device, progress)
+    if cut is None:
+        return plan
+    record, inputs = describe_sources([folder / GAN], second)
+    describe_student(folder / STUDENT, record, inputs)
+    record["photos"] = plan.photos | {"cut_out": len(cut.photos)}
+    inputs |= {f"photos/{name}": digest for name, digest in found.loaded.items()}
+    method = ArGanDr(second, teachers, device, cut=cut)
+    return plan if stage(SECOND, second, lambda: method, record, inputs) else None
+
+
+def cut_photos(
+    source: str, student: Path, size: int, device: torch.device, progress: Progress
+) -> cutouts.Cutouts | None:
+    """The photos as lessons for the second round; None, and a line that says why, where too few
+    can be used for it."""
+    try:
+        photos = torch.from_numpy(load_photos(source, size, progress)[0]).to(device)
+        return cutouts.cut_out(photos, load_depth_net(student)[0].to(device), progress)
+    except InputError as error:
+        tqdm.write(f"no second round: {error}", file=sys.stderr)
+        return None
+
+
+def trained(folder: Path) -> list[str]:
+    """The trainings of a finished look, the network's that it ends with last."""
+    return [name for name in TRAININGS if (folder / name).exists()]
 
 
 def steps_done(run: Path) -> int:
@@ -296,8 +343,8 @@ def open_plan(folder: Path, asked: dict[str, Any], resume: bool) -> Plan | None:
     return plan
 
 
-def presets(asked: dict[str, Any]) -> tuple[ArGanConfig, ArGanDrConfig]:
-    """The settings of both, but for --minutes."""
+def presets(asked: dict[str, Any]) -> tuple[ArGanConfig, ArGanDrConfig, ArGanDrConfig]:
+    """The settings of all three, but for --minutes."""
     if asked["minutes"] is not None:
         if not 0 < asked["minutes"] < math.inf:
             raise InputError(f"--minutes {asked['minutes']:g}: give more than 0")
@@ -313,8 +360,11 @@ def presets(asked: dict[str, Any]) -> tuple[ArGanConfig, ArGanDrConfig]:
     gan = load_preset(ArGanConfig, asked["preset"], settings(asked["steps"]))
     if gan.mixture == "plain":
         raise InputError(f'preset {asked["preset"]} has no lens, mixture "plain": give another')
-    student = load_preset(ArGanDrConfig, asked["student_preset"], settings(asked["student_steps"]))
-    return gan, student
+    student, second = (
+        load_preset(ArGanDrConfig, asked[name], settings(asked["student_steps"]))
+        for name in ("student_preset", "second_preset")
+    )
+    return gan, student, second
 
 
 def read_photos(
@@ -366,20 +416,28 @@ def make_plan(
     photos: dict[str, Any],
     gan: ArGanConfig,
     student: ArGanDrConfig,
+    second: ArGanDrConfig,
     advice: list[str],
     images: torch.Tensor,
 ) -> Plan:
-    """How long it will take on this machine; --minutes scales the steps of both alike."""
+    """How long it will take on this machine; --minutes scales the steps of all alike."""
     device = images.device
     teacher = make_generator(gan).to(device).eval().requires_grad_(False)
+    teachers = [(teacher, gan)]
     of_gan = step_seconds(ArGan(gan, images, device))
-    of_student = step_seconds(ArGanDr(student, [(teacher, gan)], device))
+    of_student, of_second = (step_seconds(ArGanDr(c, teachers, device)) for c in (student, second))
     if asked["minutes"] is not None:
-        scale = 60 * asked["minutes"] / (of_gan * gan.steps + of_student * student.steps)
+        whole = of_gan * gan.steps + of_student * student.steps + of_second * second.steps
+        scale = 60 * asked["minutes"] / whole
         gan = replace(gan, steps=max(1, round(scale * gan.steps)))
         student = replace(student, steps=max(1, round(scale * student.steps)))
-    seconds = {GAN: of_gan * gan.steps, STUDENT: of_student * student.steps}
-    return Plan(asked, photos, gan, student, seconds, advice)
+        second = replace(second, steps=max(1, round(scale * second.steps)))
+    seconds = {
+        GAN: of_gan * gan.steps,
+        STUDENT: of_student * student.steps,
+        SECOND: of_second * second.steps,
+    }
+    return Plan(asked, photos, gan, student, second, seconds, advice)
 
 
 def step_seconds(method: loop.Method) -> float:
@@ -451,8 +509,9 @@ def write_bundle(export: Callable[[list[str]], int], run: Path, output: Path, le
 
 def report(output: Path, folder: Path, plan: Plan, lens: Lens) -> None:
     """NAME.json, the run's summary.html, and a few lines."""
-    trainings = {name: checkpoint.read_json(folder / name / "config.json")
-                 for name in (GAN, STUDENT)}  # fmt: skip
+    trainings = {
+        name: checkpoint.read_json(folder / name / "config.json") for name in trained(folder)
+    }
     figures = {
         "bundle": output.name,
         "photos": plan.photos,
@@ -472,11 +531,11 @@ def report(output: Path, folder: Path, plan: Plan, lens: Lens) -> None:
 
 
 def render(name: str, folder: Path, plan: Plan, lens: Lens) -> str:
-    """The page: the lens, and the last picture of either training."""
+    """The page: the lens, and the last picture of each training."""
     title = f"{html.escape(name)}: a look"
     parts = [f"<p>{html.escape(line)}</p>" for line in (*plan.advice, *lens.lines())]
     parts.append(summary.table({"photos": plan.photos["photos"]} | asdict(lens)))
-    for run in (GAN, STUDENT):
+    for run in trained(folder):
         last = max((folder / run / "samples").glob("*.png")).read_bytes()
         data = base64.b64encode(last).decode()
         parts.append(f'<h2><a href="{run}/summary.html">{run}</a></h2>')
