@@ -116,8 +116,9 @@ def test_the_imagenet_variant_says_so_and_learns_its_encoder_slowly(
 
 
 def test_a_second_round_lists_its_student_and_the_photos_that_it_cut(
-    photos: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    photos: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     words = ["ar-gan-dr", "--teacher", str(teacher), *STUDENT, *SHORT]
     assert cli.train([*words, "--out", str(tmp_path / "first")]) == 0
     monkeypatch.setattr(cutouts, "FEWEST", 1)  # three photos of noise
@@ -126,6 +127,8 @@ def test_a_second_round_lists_its_student_and_the_photos_that_it_cut(
     monkeypatch.setattr(cutouts, "segment", lambda photo, disparity: whole)
     words += ["--student", str(tmp_path / "first"), "--out", str(tmp_path / "second")]
     assert cli.train(words) == 2, "there is nothing to cut"
+    assert cli.train([*words, "--photos", str(photos), "--student", str(teacher)]) == 2
+    assert "gan is a run of ar-gan: give one of ar-gan-dr" in capsys.readouterr().err
     assert cli.train([*words, "--photos", str(photos)]) == 0
     found = listed(tmp_path / "second")
     assert found["first/ema.safetensors"] == digest(tmp_path / "first/ema.safetensors")

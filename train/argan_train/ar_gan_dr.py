@@ -291,7 +291,10 @@ def describe_student(run: Path, record: dict[str, Any], inputs: dict[str, str]) 
 
 def load_depth_net(run: Path) -> tuple[DepthNet | Lite0DepthNet, ArGanDrConfig]:
     """The averaged depth network of a run."""
-    config = build(ArGanDrConfig, checkpoint.read_json(run / "config.json")["settings"])
+    about = checkpoint.read_json(run / "config.json")
+    if about["method"] != ArGanDr.name:
+        raise InputError(f"{run} is a run of {about['method']}: give one of {ArGanDr.name}")
+    config = build(ArGanDrConfig, about["settings"])
     network = depth_net(config.network, config.decoder)
     network.load_state_dict(checkpoint.load_floats(run / "ema.safetensors"))
     return network.eval().requires_grad_(False), config

@@ -213,9 +213,11 @@ def start_ar_gan_dr(arguments: argparse.Namespace, device: torch.device) -> Star
     settings = chosen(arguments, ArGanDrConfig)
     if arguments.student and not arguments.photos:
         raise InputError("--student cuts subjects out of photos: give it some by --photos")
+    run = arguments.qat or arguments.student
+    student, before = load_depth_net(run) if run else (None, None)
     if arguments.qat:
-        student, config = load_depth_net(arguments.qat)
-        config = replace(config, **qat.SETTINGS | settings)
+        assert before is not None
+        config = replace(before, **qat.SETTINGS | settings)
     else:
         config = load_preset(ArGanDrConfig, arguments.preset, settings)
     teachers = load_teachers(arguments.teacher, device)
@@ -227,14 +229,13 @@ def start_ar_gan_dr(arguments: argparse.Namespace, device: torch.device) -> Star
         photos = place(enlarged(photos, config.size), device)
         record["photos"] = about
         inputs |= {f"photos/{name}": digest for name, digest in files.items()}
-    run = arguments.qat or arguments.student
-    if not run:
+    if student is None:
         return ArGanDr(config, teachers, device, photos), record, inputs
     describe_student(run, record, inputs)
     if arguments.qat:
         return qat.Int8Student(config, teachers, device, photos, student), record, inputs
     assert photos is not None  # asked for above
-    cut = cut_out(photos, load_depth_net(run)[0].to(device))
+    cut = cut_out(photos, student.to(device))
     record["photos"]["cut_out"] = len(cut.photos)
     return ArGanDr(config, teachers, device, cut=cut), record, inputs
 
