@@ -39,14 +39,14 @@ def card(
         "| --- | --- |",
         f"| run | `{graph.run}`, seed {settings['seed']} |",
         f"| network | AR-GAN-DR {settings['network']}, {parameters:,} parameters |",
-        f"| trained | {settings['steps']:,} steps of {settings['batch']} samples at"
+        f"| trained | {steps(graph.record)} of {settings['batch']} samples at"
         f" {settings['size']} px, {hours(graph.record)} on {device(graph.record)} |",
     ]
     before = data
     while "student" in before:  # what it went on from, back to the first
         run, record = before["student"]["run"], before["student"]["record"]
         lines.append(
-            f"| student before | `{run}`: {record['settings']['steps']:,} steps of"
+            f"| student before | `{run}`: {steps(record)} of"
             f" {record['settings']['batch']} at {record['settings']['size']} px,"
             f" {hours(record)} on {device(record)} |"
         )
@@ -54,7 +54,7 @@ def card(
     for teacher, about in data["teachers"].items():
         source, record = about["data"], about["record"]
         lines += [
-            f"| teacher | `{teacher}`: {record['settings']['steps']:,} steps of"
+            f"| teacher | `{teacher}`: {steps(record)} of"
             f" {record['settings']['batch']} at {record['settings']['size']} px,"
             f" seed {record['settings']['seed']}, {hours(record)} on {device(record)} |",
             f"| photos | {source['photos']:,} of `{source['source']}`, sha256 of the list"
@@ -77,9 +77,9 @@ def second_round(data: dict[str, Any]) -> list[str]:
         return []
     return [
         "Its student before cut the subjects out of real, unlabelled photos, and most lessons are",
-        f"such photos and scenes put together of them ({photos['cut_out']:,} of"
-        f" {photos['photos']:,} of `{photos['source']}`). That the ground comes nearer",
-        "downwards is assumed in them, not learnt.",
+        f"such photos ({photos['cut_out']:,} of {photos['photos']:,} of `{photos['source']}`) and",
+        "scenes put together of them. That the ground comes nearer downwards is assumed in",
+        "them, not learnt.",
     ]
 
 
@@ -120,6 +120,12 @@ def figures(evaluation: dict[str, Any]) -> list[str]:
         ]
         lines.append(f"| {group} | " + " | ".join(cells) + " |")
     return [*lines, ""]
+
+
+def steps(record: dict[str, Any]) -> str:
+    """How many were made, and of how many that were planned."""
+    made, planned = record["steps"], record["settings"]["steps"]
+    return f"{made:,} steps" if made >= planned else f"{made:,} of {planned:,} steps"
 
 
 def hours(record: dict[str, Any]) -> str:

@@ -37,7 +37,7 @@ def test_onnx_computes_what_torch_computes(name: str, decoder: str) -> None:
 
 def test_the_card_says_what_was_pretrained() -> None:
     settings = {"network": "lite0", "seed": 0, "steps": 2, "batch": 4, "size": 32}
-    record = {"settings": settings, "seconds": 1, "device": "x86_64", "threads": 1}
+    record = {"settings": settings, "steps": 2, "seconds": 1, "device": "x86_64", "threads": 1}
     data = {"teachers": {}, "pretrained": {"weights": "EfficientNet-Lite0, pretrained on ImageNet"}}
     for about, words in (
         (data, "began as EfficientNet-Lite0, pretrained on ImageNet."),
@@ -50,12 +50,13 @@ def test_the_card_says_what_was_pretrained() -> None:
 
 def test_the_card_says_what_a_second_round_learnt_from() -> None:
     settings = {"network": "nano", "seed": 0, "steps": 4000, "batch": 24, "size": 96}
-    record = {"settings": settings, "seconds": 1, "device": "x86_64", "threads": 1}
-    first = record | {"data": {"teachers": {}}, "settings": settings | {"steps": 1600}}
+    record = {"settings": settings, "steps": 4000, "seconds": 1, "device": "x86_64", "threads": 1}
+    first = record | {"data": {"teachers": {}}, "steps": 1600}  # stopped
     photos = {"source": "flowers.zip", "photos": 7366, "cut_out": 6540}
     data = {"teachers": {}, "photos": photos, "student": {"run": "first", "record": first}}
     for about, second in ((data, True), (first["data"], False)):
         graph = DepthGraph(nn.Identity(), 96, (0, 1), "dr", record | {"data": about}, "0" * 64)
         text = card("x", graph, {}, {}, None)
         assert ("(6,540 of 7,366 of `flowers.zip`)" in text) == second
-        assert ("assumed" in text) == second and ("`first`: 1,600 steps" in text) == second
+        assert ("assumed" in text) == second and ("`first`: 1,600 of 4,000 steps" in text) == second
+        assert "| trained | 4,000 steps of 24" in text
