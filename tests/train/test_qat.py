@@ -100,7 +100,7 @@ def int8_psnr(network, seen, student):
 
 def test_the_student_that_ships_says_in_int8_more_of_what_it_says_in_float(shipped):
     student, config, teachers = shipped
-    short = {"steps": 16, "batch": 4, "warmup": 4}
+    short = {"steps": 100, "batch": 4, "warmup": 10, "size": 64}
     config = dataclasses.replace(config, **qat.SETTINGS | short)
     method = qat.Int8Student(config, teachers, CPU, None, student)
     seen = [method.lesson(8, torch.Generator().manual_seed(1000 + i), i)[0] for i in range(2)]
@@ -108,8 +108,8 @@ def test_the_student_that_ships_says_in_int8_more_of_what_it_says_in_float(shipp
     for step in range(1, config.steps + 1):
         method.step(step)
     after, to_student = int8_psnr(method.ema, seen, student)
-    assert after > before + 0.1  # seen: 48.4 and 48.8 dB
-    assert to_student > 40  # seen: 46.3
+    assert after > before + 0.1  # seen: 41.7 and 42.9 dB
+    assert to_student > before + 1  # seen: 44.7
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def test_the_run_is_an_ordinary_students(run):
     assert state.keys() == before.keys()
     assert any(not torch.equal(state[k], before[k]) for k in state)
     record = json.loads((run / "config.json").read_text())["data"]["student"]
-    assert record["run"] == "flowers-dr" and record["record"]["settings"]["steps"] == 1600
+    assert record["run"] == "flowers-dr" and record["record"]["settings"]["steps"] == own.steps
     assert record["sha256"] == checkpoint.sha256(WEIGHTS / "flowers-dr" / "ema.safetensors")
     assert "flowers-dr/ema.safetensors" in (run / "inputs.sha256").read_text()
 
