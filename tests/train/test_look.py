@@ -208,6 +208,12 @@ def test_a_look_is_resumed_with_what_it_was_begun_with(
     _, words, _ = made
     assert "already holds a look: give --resume, or another --out" in said(words).err
     assert "other settings (steps)" in said([*words, "--resume", "--steps", "5"]).err
+    (tmp_path / "older").mkdir()
+    plan = json.loads((made[0] / "run/plan.json").read_text())
+    del plan["second"]
+    (tmp_path / "older/plan.json").write_text(json.dumps(plan))
+    older = [*words, "--resume", "--out", str(tmp_path / "older")]
+    assert "is of an older version of argan: give another --out" in said(older).err
     for i in range(100):
         Image.new("RGB", (16, 16), (i, 2 * i, 0)).save(tmp_path / f"{i}.png")
     others = [*words, "--resume"]

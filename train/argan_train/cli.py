@@ -235,7 +235,8 @@ def start_ar_gan_dr(arguments: argparse.Namespace, device: torch.device) -> Star
     if arguments.qat:
         return qat.Int8Student(config, teachers, device, photos, student), record, inputs
     assert photos is not None  # asked for above
-    cut = cut_out(photos, student.to(device))
+    student.to(device)
+    cut = cut_out(photos, lambda image: student(image.to(device)))  # photos may be elsewhere
     record["photos"]["cut_out"] = len(cut.photos)
     return ArGanDr(config, teachers, device, cut=cut), record, inputs
 

@@ -137,6 +137,8 @@ class Plan:
     def read(path: Path) -> Plan:
         record = checkpoint.read_json(path)
         record["gan"] = build(ArGanConfig, record["gan"])
+        if "second" not in record:
+            raise InputError(f"{path} is of an older version of argan: give another --out")
         for name in ("student", "second"):
             record[name] = build(ArGanDrConfig, record[name])
         return Plan(**record)
