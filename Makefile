@@ -81,7 +81,7 @@ ablation: .venv/done
 	$(BIN)/python benchmarks/ablation.py --data toy --preset toy32-prior --seeds 0 1 2 --student \
 		--count 1000 --workers 2 --out runs/ablation
 
-# A model of flowers in one go, some five hours on two cores; stopped, the same command goes on.
+# A model of flowers in one go, five hours on two cores as reckoned from parts; stopped, the same command goes on.
 # The weights that ship are of this recipe, but for the first line, of which 4,140 of 15,000 steps were made.
 train-flowers: .venv/done
 	$(BIN)/argan train ar-gan --preset flowers64 --data $(DATA)/flowers128.zip --out runs/flowers64 --resume
