@@ -30,7 +30,7 @@ def card(
         "One photo to disparity (affine inverse depth, larger = nearer), learnt without depth",
         "labels: an AR-GAN learns to photograph its own sharp images and disparities through a",
         "lens, and this network (AR-GAN-DR) learns from its samples.",
-        *second_round(data),
+        *second_round(settings, data),
         f"Its encoder began as {pretrained['weights']}."
         if pretrained
         else "No pretrained weights.",
@@ -70,17 +70,26 @@ def card(
     return "\n".join(lines)
 
 
-def second_round(data: dict[str, Any]) -> list[str]:
-    """What it learnt from besides a teacher's samples."""
+def second_round(settings: dict[str, Any], data: dict[str, Any]) -> list[str]:
+    """What it learnt from besides a teacher's samples, and what is assumed there."""
     photos = data.get("photos", {})
     if "cut_out" not in photos:
         return []
-    return [
+    lines = [
         "Its student before cut the subjects out of real, unlabelled photos, and most lessons are",
         f"such photos ({photos['cut_out']:,} of {photos['photos']:,} of `{photos['source']}`) and",
-        "scenes put together of them. That the ground comes nearer downwards is assumed in",
-        "them, not learnt.",
+        "scenes put together of them.",
     ]
+    if data["student"].get("begun_with"):
+        lines.append("It began with the weights of that student.")
+    assumed = []
+    if settings["ground"]:
+        assumed.append("that the ground comes nearer downwards")
+    if settings.get("standing"):
+        assumed.append("that what lies below a subject carries it and is as near")
+    if assumed:
+        lines.append(f"Assumed in them, not learnt: {', and '.join(assumed)}.")
+    return lines
 
 
 def formats(variants: Mapping[str, dict[str, Any]], files: Mapping[str, bytes]) -> list[str]:

@@ -49,7 +49,8 @@ def test_the_card_says_what_was_pretrained() -> None:
 
 
 def test_the_card_says_what_a_second_round_learnt_from() -> None:
-    settings = {"network": "nano", "seed": 0, "steps": 4000, "batch": 24, "size": 96}
+    settings = {"network": "nano", "seed": 0, "steps": 4000, "batch": 24, "size": 96,
+                "ground": 0.5}  # fmt: skip
     record = {"settings": settings, "steps": 4000, "seconds": 1, "device": "x86_64", "threads": 1}
     first = record | {"data": {"teachers": {}}, "steps": 1600}  # stopped
     photos = {"source": "flowers.zip", "photos": 7366, "cut_out": 6540}
@@ -58,5 +59,24 @@ def test_the_card_says_what_a_second_round_learnt_from() -> None:
         graph = DepthGraph(nn.Identity(), 96, (0, 1), "dr", record | {"data": about}, "0" * 64)
         text = card("x", graph, {}, {}, None)
         assert ("(6,540 of 7,366 of `flowers.zip`)" in text) == second
-        assert ("assumed" in text) == second and ("`first`: 1,600 of 4,000 steps" in text) == second
+        assert ("Assumed" in text) == second and ("`first`: 1,600 of 4,000 steps" in text) == second
         assert "| trained | 4,000 steps of 24" in text
+
+
+@pytest.mark.parametrize(
+    "ground, standing, begun_with",
+    [(0.5, False, True), (0.0, True, False), (0.2, True, True), (0.0, False, False)],
+)
+def test_the_card_says_what_was_assumed(ground: float, standing: bool, begun_with: bool) -> None:
+    settings = {"network": "nano", "seed": 0, "steps": 1, "batch": 24, "size": 96,
+                "ground": ground, "standing": standing}  # fmt: skip
+    record = {"settings": settings, "steps": 1, "seconds": 1, "device": "x86_64", "threads": 1}
+    first = record | {"data": {"teachers": {}}}
+    photos = {"source": "flowers.zip", "photos": 7366, "cut_out": 6540}
+    student = {"run": "first", "begun_with": begun_with, "record": first}
+    about = record | {"data": {"teachers": {}, "photos": photos, "student": student}}
+    text = card("x", DepthGraph(nn.Identity(), 96, (0, 1), "dr", about, "0" * 64), {}, {}, None)
+    assert ("the ground comes nearer downwards" in text) == bool(ground)
+    assert ("carries it and is as near" in text) == standing
+    assert ("Assumed" in text) == (bool(ground) or standing)
+    assert ("It began with the weights of that student." in text) == begun_with

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -9,8 +11,8 @@ import torch
 from torch.nn import functional as F
 
 from argan.errors import InputError
-from argan_train import cutouts
-from argan_train.cutouts import Cutouts, compose, cut_out, lesson, place, segment, slope
+from argan_train import augment, cutouts
+from argan_train.cutouts import Cutouts, body, compose, cut_out, lesson, place, segment, slope
 
 SIZE = 48
 
@@ -62,6 +64,54 @@ def test_what_is_surely_near_or_far_stays_so() -> None:
     rough[far], rough[near] = -0.5, 1.5
     mask = segment(photo, rough)
     assert mask is not None and mask[near].all() and not mask[far].any()
+
+
+def portrait(centre: int = 24) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A reddish head before green, on a body as blue as a pole beside it: photo, head with body,
+    and a disparity that sees the head alone."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:SIZE, :SIZE] + 0.5
+    head = (x - centre) ** 2 + (y - 20) ** 2 < 10**2
+    carried = (np.abs(x - centre) < 7 + 2 * (y - 29)) & (y > 29) & (np.abs(x - centre) < 16)
+    pole = (x > centre + 20) & (y > 10)
+    photo = np.where(head[..., None], (190, 60, 70), (60, 120, 50))
+    photo = np.where((carried & ~head | pole)[..., None], (40, 50, 90), photo)
+    photo = photo + rng.normal(0, 15, photo.shape)
+    rough = head * 0.9 + 0.05 * rng.random(head.shape)
+    return photo.clip(0, 255).astype(np.uint8), head | carried, rough.astype(np.float32)
+
+
+def test_a_standing_subject_is_cut_with_its_body() -> None:
+    photo, whole, rough = portrait()
+    floating, standing = segment(photo, rough), segment(photo, rough, standing=True)
+    assert floating is not None and overlap(floating, whole) < 0.6  # seen: 0.36
+    assert standing is not None and overlap(standing, whole) > 0.95  # seen: 1.0
+
+
+def test_a_body_lies_below_the_largest_part_of_what_is_near() -> None:
+    near = np.zeros((40, 40), bool)
+    near[4:20, 6:18] = near[2:5, 30:34] = True
+    core, around = body(near)
+    assert core.any() and (around | ~core).all()
+    rows, columns = np.nonzero(core)
+    assert rows.min() >= 17 and rows.max() == 39 and 6 < columns.min() and columns.max() < 18
+    widths = around.sum(axis=1)
+    assert (np.diff(widths[18:]) >= 0).all() and widths[-1] > 20 and not around[:17].any()
+
+
+def test_a_standing_subject_may_leave_the_frame_below(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But not above, nor with more than its arms at a side."""
+    masks = np.zeros((20, SIZE, SIZE), bool)
+    masks[:, 10:, 12:-12] = True
+    masks[:17, -6:, :] = True  # arms: an eighth of either side
+    masks[17, -12:, :12] = masks[18, -12:, -12:] = True  # a quarter of one
+    masks[19, :10, 12:-12] = True
+    photos = torch.arange(20, dtype=torch.uint8).view(20, 1, 1, 1).expand(20, 3, SIZE, SIZE)
+    monkeypatch.setattr(
+        cutouts, "segment", lambda photo, _, standing: masks[photo[0, 0, 0]] if standing else None
+    )
+    cut = cut_out(photos, redness, standing=True)
+    assert cut.standing and cut.loose.tolist() == list(range(17))
 
 
 @pytest.mark.parametrize("area", [(0.3, 0.8), (0.05, 0.15)])
@@ -124,9 +174,37 @@ def test_photos_are_cut_alike_on_any_number_of_threads(monkeypatch: pytest.Monke
     assert torch.equal(some.photos[0], photos[0]) and torch.equal(some.photos[-1], photos[-1])
 
 
+def test_masks_are_kept_for_a_run_that_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep, photos = tmp_path / "run" / "cutouts.safetensors", scenes(20)
+    photos[3] = 0  # which can't be cut
+    monkeypatch.setattr(cutouts, "FEWEST", 8)
+    first = cut_out(photos, redness, keep=keep, of="student and photos")
+    assert len(first.photos) == 19
+    asked, segment = [], cutouts.segment
+    monkeypatch.setattr(cutouts, "segment", lambda *given: asked.append(1) or segment(*given))
+    again = cut_out(photos, redness, keep=keep, of="student and photos")
+    assert not asked
+    for one, two in ((first.photos, again.photos), (first.masks, again.masks)):
+        assert torch.equal(one, two) and one.dtype == two.dtype
+    assert torch.equal(first.loose, again.loose)
+    # Those of another student, of more photos, or without their bodies, are made anew.
+    for change in ({"of": "another"}, {"photos": scenes(21)}, {"standing": True}):
+        asked.clear()
+        given = {"photos": photos, "of": "student and photos"} | change
+        cut_out(disparity_of=redness, keep=keep, **given)
+        assert len(asked) >= 20, change
+        cut_out(photos, redness, keep=keep, of="student and photos")
+    keep.write_bytes(keep.read_bytes()[:100])
+    asked.clear()
+    cut_out(photos, redness, keep=keep, of="student and photos")
+    assert len(asked) == 20, "damaged"
+
+
 def test_a_photo_is_seen_in_the_mirror_too(monkeypatch: pytest.MonkeyPatch) -> None:
     levels = []
-    monkeypatch.setattr(cutouts, "segment", lambda photo, level: levels.append(level))
+    monkeypatch.setattr(cutouts, "segment", lambda photo, level, _: levels.append(level))
     ramp = torch.linspace(0, 1, SIZE)  # which it says of any photo
 
     with pytest.raises(InputError):
@@ -151,19 +229,41 @@ def test_a_student_that_sees_nothing_is_an_error() -> None:
 def test_a_picture_is_placed_where_it_is_asked(cut: Cutouts) -> None:
     image, mask = cut.draw(16, torch.Generator().manual_seed(0))
     rng = torch.Generator().manual_seed(1)
-    same, own = place(image, mask, SIZE, (1.0, 1.0), 0.0, "zeros", rng)
+    same, own = place(image, mask, SIZE, torch.ones(16), 0.0, "zeros", False, rng)
     sides = []
     for a, b, c, d in zip(image, same, mask, own, strict=True):
         sides.append(mirrored := not torch.allclose(a, b, atol=1e-4))
         torch.testing.assert_close(a.flip(-1) if mirrored else a, b, atol=1e-4, rtol=0)
         torch.testing.assert_close(c.flip(-1) if mirrored else c, d, atol=1e-4, rtol=0)
     assert 0 < sum(sides) < 16
-    _, half = place(image, mask, SIZE, (2.0, 2.0), 0.8, "zeros", rng)
+    _, half = place(image, mask, SIZE, torch.full((16,), 2.0), 0.8, "zeros", False, rng)
     assert 0.15 < (half.sum() / mask.sum()).item() < 0.26  # a quarter, and some of it outside
-    many = place(*cut.draw(200, rng), SIZE, (2.0, 2.0), 0.8, "zeros", rng)[1]
+    many = place(*cut.draw(200, rng), SIZE, torch.full((200,), 2.0), 0.8, "zeros", False, rng)[1]
     columns = torch.arange(SIZE) + 0.5
     centres = (many.sum((1, 2)) * columns).sum(-1) / many.sum((1, 2, 3))
     assert centres.min() < 12 and centres.max() > 36
+
+
+def test_a_standing_subject_goes_on_below_the_frame() -> None:
+    """Its photo's lower border is the frame's, or at most SUNK of the photo below it."""
+    ones = torch.ones(200, 3, SIZE, SIZE), torch.ones(200, 1, SIZE, SIZE)
+    scale = torch.full((200,), 2.0)
+    _, mask = place(*ones, SIZE, scale, 0.8, "zeros", True, torch.Generator().manual_seed(0))
+    assert mask[:, 0, -1].amax(dim=1).gt(0.9).all()
+    heights = mask[:, 0].amax(dim=2).gt(0.5).sum(dim=1)  # of 24 px
+    assert heights.max() in (23, 24) and heights.min() in (16, 17, 18)
+
+
+def test_scenes_of_standing_subjects(cut: Cutouts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cutouts, "SUNK", 0.0)
+    lower = torch.zeros(1, 1, SIZE, SIZE, dtype=torch.bool)
+    lower[..., SIZE // 2 :, 8:-8] = True
+    for standing in (False, True):
+        some = Cutouts(cut.photos, lower.expand(16, 1, SIZE, SIZE), torch.arange(16), standing)
+        _, disparity = compose(some, 50, 64, 0.0, torch.Generator().manual_seed(0))
+        near = (disparity >= cutouts.NEAREST[0])[:, 0]
+        reaching = near[:, -1].any(dim=1) | ~near.any(dim=2).any(dim=1)
+        assert bool(reaching.all()) == standing
 
 
 def test_only_whole_subjects_are_drawn_where_that_is_asked(cut: Cutouts) -> None:
@@ -186,17 +286,76 @@ def test_the_ground_comes_nearer_downwards(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_what_is_pasted_is_in_front(cut: Cutouts) -> None:
-    """Without a ground: the subject is nearest, what is between lies between, and each keeps one
-    level."""
-    image, disparity = compose(cut, 64, 64, 0.0, torch.Generator().manual_seed(0))
-    assert image.shape == (64, 3, 64, 64) and 0 <= image.min() and image.max() <= 1
-    near, between = disparity >= 0.9, (disparity > 0.35) & (disparity < 0.75)
-    far = disparity <= cutouts.BEHIND
-    assert (near | between | far).all()
+    """Without a ground: the nearest subject is everywhere, others lie between it and the
+    background, and each keeps one level."""
+    image, disparity = compose(cut, 200, 64, 0.0, torch.Generator().manual_seed(0))
+    assert image.shape == (200, 3, 64, 64) and 0 <= image.min() and image.max() <= 1
+    between = (disparity > cutouts.BEHIND) & (disparity < cutouts.NEAREST[0])
+    near = disparity >= cutouts.NEAREST[0]
     assert near.any(dim=-1).any(dim=-1).float().mean() > 0.95
     assert 0.2 < between.any(dim=-1).any(dim=-1).float().mean() < 0.7
+    for one, farther, nearest in zip(disparity, between, near, strict=True):
+        assert len(one[farther].unique()) <= cutouts.FARTHER and len(one[nearest].unique()) <= 1
+
+
+def test_the_same_subject_farther_is_as_much_smaller(
+    cut: Cutouts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"ALIKE": 1.0, "OFTEN": 1.0, "BEHIND": 0.0, "CLOSE": (1.5, 2.0),
+                        "DISTANCE": (1.5, 3.0), "WIDE_OPEN": 0.0}.items():  # fmt: skip
+        monkeypatch.setattr(cutouts, name, value)
+    _, disparity = compose(cut, 200, 96, 0.0, torch.Generator().manual_seed(0))
+    disc, seen = scene()[1].mean(), []
     for one in disparity:
-        assert len(one[one >= 0.9].unique()) <= 1
+        level, count = one[one > 0].unique(return_counts=True)
+        if len(level) == 3:
+            # the nearest: a disc of scale 1.5 to 2; what is hidden or outside only takes away
+            width = (count / 96**2 / disc).sqrt()
+            assert (width < 0.7 * level / level[-1]).all()
+            seen.append(width / level)
+    assert len(seen) > 50
+    ratio = torch.stack(seen)
+    whole = ratio[(ratio > 0.48).all(dim=1)]  # nothing of the three is hidden
+    assert len(whole) > 10
+    spread = (whole.amax(dim=1) / whole.amin(dim=1)).median()
+    assert spread < 1.1  # seen: 1.02
+
+
+def sharpness(image: torch.Tensor, where: torch.Tensor) -> float:
+    across = (image.diff(dim=-1) ** 2).mean(dim=1)[..., 8:-8, 8:-8]
+    inside = (-F.max_pool2d(-where.float(), 13, 1, 6))[:, 0, 8:-8, 8:-8] > 0
+    return float(across[inside[..., : across.shape[-1]]].mean())
+
+
+@pytest.mark.parametrize("focused", [1.0, 0.0])
+def test_a_lens_blurs_by_the_distance_from_its_focus(
+    cut: Cutouts, focused: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Focused on the nearest, the background is soft and the subject is not; else by chance."""
+    monkeypatch.setattr(cutouts, "FOCUSED", focused)
+    monkeypatch.setattr(cutouts, "LENS", (2.0, 2.5))
+    seen = {}
+    for share in (0.0, 1.0):
+        monkeypatch.setattr(cutouts, "WIDE_OPEN", share)
+        image, disparity = compose(cut, 100, 96, 0.0, torch.Generator().manual_seed(1))
+        near, far = disparity >= cutouts.NEAREST[0], disparity < cutouts.NEAREST[0] / 4
+        seen[share] = sharpness(image, near), sharpness(image, far)
+    (near, far), (near_open, far_open) = seen.values()
+    assert far_open < (0.1 if focused else 0.5) * far
+    assert (near_open > 0.9 * near) if focused else (near_open < 0.6 * near)
+
+
+def test_what_is_nearer_is_painted_later(cut: Cutouts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the focus on the nearest, each is blurred less than the one before."""
+    monkeypatch.setattr(cutouts, "FOCUSED", 1.0)
+    sigmas, gaussian = [], augment.gaussian
+    monkeypatch.setattr(
+        augment, "gaussian", lambda image, s: sigmas.append(s) or gaussian(image, s)
+    )
+    compose(cut, 50, 32, 0.0, torch.Generator().manual_seed(0))
+    order = torch.stack(sigmas)
+    assert len(order) == 2 + cutouts.FARTHER
+    assert (order.diff(dim=0) <= 0).all() and (order[0] > order[-1]).any()
 
 
 def test_pasted_colours_and_disparity_are_of_the_same_place(cut: Cutouts) -> None:

@@ -13,6 +13,7 @@ from argan.errors import InputError
 from argan_train import ar_gan_dr, checkpoint, cli, cutouts, data, image_metrics
 from argan_train.ar_gan_dr import ArGanDr, describe_sources, load_depth_net, load_teachers
 from argan_train.config import ArGanDrConfig
+from argan_train.cutouts import Cutouts
 
 CPU = torch.device("cpu")
 GAN = "--size 16 --width 4 --batch 4 --latent 8 --depth-size 8 --views 3 --steps 2".split()
@@ -124,7 +125,7 @@ def test_a_second_round_lists_its_student_and_the_photos_that_it_cut(
     monkeypatch.setattr(cutouts, "FEWEST", 1)  # three photos of noise
     whole = np.zeros((32, 32), bool)
     whole[8:24, 8:24] = True
-    monkeypatch.setattr(cutouts, "segment", lambda photo, disparity: whole)
+    monkeypatch.setattr(cutouts, "segment", lambda *_: whole)
     words += ["--student", str(tmp_path / "first"), "--out", str(tmp_path / "second")]
     assert cli.train(words) == 2, "there is nothing to cut"
     assert cli.train([*words, "--photos", str(photos), "--student", str(teacher)]) == 2
@@ -137,11 +138,34 @@ def test_a_second_round_lists_its_student_and_the_photos_that_it_cut(
     assert data["photos"]["cut_out"] == 3 and data["student"]["run"] == "first"
 
 
+@pytest.mark.parametrize("network", ["nano", "small"])
+def test_a_second_round_of_the_same_network_begins_with_its_students_weights(
+    network: str, photos: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    blank = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    cut = Cutouts(blank, blank[:, :1].bool(), torch.zeros(1, dtype=torch.int64))
+    monkeypatch.setattr(cli, "cut_out", lambda *_, standing, **__: asked.append(standing) or cut)
+    words = ["ar-gan-dr", "--teacher", str(teacher), *STUDENT, *SHORT]
+    assert cli.train([*words, "--out", str(tmp_path / "first"), "--network", "nano"]) == 0
+    words += ["--student", str(tmp_path / "first"), "--photos", str(photos)]
+    words += ["--out", str(tmp_path / "second"), "--network", network, "--learning-rate", "1e-9"]
+    assert cli.train([*words, "--standing", "true"]) == 0
+    assert asked == [True]
+    before, after = (load_depth_net(tmp_path / n)[0].state_dict() for n in ("first", "second"))
+    begun = {k: v.shape for k, v in before.items()} == {k: v.shape for k, v in after.items()}
+    same = begun and all(
+        torch.allclose(v, after[k], atol=1e-6) for k, v in before.items() if k.endswith("weight")
+    )
+    data = checkpoint.read_json(tmp_path / "second/config.json")["data"]
+    assert data["student"]["begun_with"] == same == (network == "nano")
+
+
 def test_small_photos_are_enlarged_to_the_crops(
     photos: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    monkeypatch.setattr(cli, "cut_out", lambda images, network: seen.append(images))
+    monkeypatch.setattr(cli, "cut_out", lambda images, *_, **__: seen.append(images))
     words = ["ar-gan-dr", "--teacher", str(teacher), *STUDENT, *SHORT]
     assert cli.train([*words, "--out", str(tmp_path / "first")]) == 0
     words += ["--student", str(tmp_path / "first"), "--photos", str(photos), "--out", "no"]

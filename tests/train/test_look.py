@@ -60,7 +60,7 @@ def command(photos: Path, presets: list[str]) -> list[str]:
     return ["look", "--photos", str(photos), *presets, "--threads", "1", "--device", "cpu"]
 
 
-def centre(photo: np.ndarray, disparity: np.ndarray) -> np.ndarray:
+def centre(photo: np.ndarray, disparity: np.ndarray, standing: bool) -> np.ndarray:
     """In place of `cutouts.segment`: networks of four steps see nothing."""
     mask = np.zeros(disparity.shape, bool)
     mask[8:24, 8:24] = True
@@ -193,7 +193,7 @@ def test_photos_that_cannot_be_cut_out_leave_the_first_round(
     command: list[str], tmp_path: Path
 ) -> None:
     words = [*command, "-o", str(tmp_path / "mine.argan"), "--out", str(tmp_path / "run")]
-    last = said(words, segment=lambda photo, disparity: None)
+    last = said(words, segment=lambda *_: None)
     assert last.code == 0
     assert "no second round: the student cut 0 of 100 photos" in last.err
     assert bundle.read(tmp_path / "mine.argan").image.nominal == 64

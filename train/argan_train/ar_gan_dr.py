@@ -46,7 +46,8 @@ PRETRAINED_RATE = 0.1  # of the learning rate, for what was pretrained: a whole 
 class ArGanDr:
     """teachers: generators on `device` with their settings. photos: uint8 [M, 3, size, size], real
     and unlabelled, whose disparity is to follow crops and colours. cut: photos that an earlier
-    student has cut out, to make lessons of."""
+    student has cut out, to make lessons of. begin_with: a network of the same kind, for the
+    weights."""
 
     name = "ar-gan-dr"
 
@@ -57,12 +58,15 @@ class ArGanDr:
         device: torch.device,
         photos: Tensor | None = None,
         cut: Cutouts | None = None,
+        begin_with: DepthNet | Lite0DepthNet | None = None,
     ) -> None:
         distributed.check_batch(config.batch)
         self.config, self.teachers, self.device = config, list(teachers), device
         self.photos, self.cut = photos, cut
         torch.manual_seed(config.seed)
         self.network = self.make_network().to(device)
+        if begin_with is not None:
+            self.network.load_state_dict(begin_with.state_dict())
         # Depthwise convolutions train half as fast again in this layout on the CPU.
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
@@ -281,12 +285,20 @@ def describe_sources(
     return record, inputs
 
 
-def describe_student(run: Path, record: dict[str, Any], inputs: dict[str, str]) -> None:
-    """Into both: the earlier student that a run goes on from."""
+def describe_student(
+    run: Path, record: dict[str, Any], inputs: dict[str, str], config: ArGanDrConfig
+) -> bool:
+    """Into both: the earlier student that a run of config goes on from.
+
+    -> has it the same network, so that the run begins with its weights?
+    """
     digest = checkpoint.sha256(run / "ema.safetensors")
     about = checkpoint.read_json(run / "config.json")
-    record["student"] = {"run": run.name, "sha256": digest, "record": about}
+    before = about["settings"]
+    same = (before["network"], before["decoder"]) == (config.network, config.decoder)
+    record["student"] = {"run": run.name, "sha256": digest, "begun_with": same, "record": about}
     inputs[f"{run.name}/ema.safetensors"] = digest
+    return same
 
 
 def load_depth_net(run: Path) -> tuple[DepthNet | Lite0DepthNet, ArGanDrConfig]:

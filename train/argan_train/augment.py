@@ -198,16 +198,23 @@ def grain(image: Tensor, rng: torch.Generator) -> Tensor:
 def defocus(image: Tensor, share: float, rng: torch.Generator) -> Tensor:
     """Some of the images blurred as a whole, by a Gaussian of up to 2 px: sharpness by itself is
     not nearness."""
-    n, reach = len(image), 5
-    sigma = uniform(rng, n, 0.3, 2.0).view(n, 1)
-    offsets = torch.arange(-reach, reach + 1, device=image.device)
-    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(3, dim=0)
-    rows = image.reshape(1, n * 3, *image.shape[2:])
-    rows = F.pad(rows, [reach] * 4, mode="replicate")
-    rows = F.conv2d(rows, kernel[:, None, None, :], groups=n * 3)
-    blurred = F.conv2d(rows, kernel[:, None, :, None], groups=n * 3).reshape(image.shape)
+    n = len(image)
+    blurred = gaussian(image, uniform(rng, n, 0.3, 2.0))
     return torch.where(chance(rng, n, share), blurred, image)
+
+
+def gaussian(picture: Tensor, sigma: Tensor) -> Tensor:
+    """picture [N, C, H, W] blurred, each by its sigma [N, 1, 1, 1] of at most 2.5 px; the border's
+    pixels go on beyond it."""
+    (n, channels), reach = picture.shape[:2], 5
+    offsets = torch.arange(-reach, reach + 1, device=picture.device)
+    kernel = torch.exp(-0.5 * (offsets / sigma.view(n, 1).clamp(min=1e-3)) ** 2)
+    kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(channels, dim=0)
+    rows = picture.reshape(1, n * channels, *picture.shape[2:])
+    rows = F.pad(rows, [reach] * 4, mode="replicate")
+    rows = F.conv2d(rows, kernel[:, None, None, :], groups=n * channels)
+    columns = F.conv2d(rows, kernel[:, None, :, None], groups=n * channels)
+    return columns.reshape(picture.shape)
 
 
 # Annex K of ITU-T T.81, the luminance table, which stands for all three channels here.

@@ -37,7 +37,7 @@ from argan_train.config import (
     load_preset,
     meanings,
 )
-from argan_train.cutouts import cut_out
+from argan_train.cutouts import KEPT, cut_of, cut_out
 from argan_train.cycle_gan import CycleGan
 from argan_train.toy import ToyWorld
 
@@ -231,14 +231,18 @@ def start_ar_gan_dr(arguments: argparse.Namespace, device: torch.device) -> Star
         inputs |= {f"photos/{name}": digest for name, digest in files.items()}
     if student is None:
         return ArGanDr(config, teachers, device, photos), record, inputs
-    describe_student(run, record, inputs)
+    same_network = describe_student(run, record, inputs, config)
     if arguments.qat:
         return qat.Int8Student(config, teachers, device, photos, student), record, inputs
     assert photos is not None  # asked for above
     student.to(device)
-    cut = cut_out(photos, lambda image: student(image.to(device)))  # photos may be elsewhere
+    cut = cut_out(
+        photos, lambda image: student(image.to(device)),  # photos may be elsewhere
+        standing=config.standing, keep=arguments.out / KEPT, of=cut_of(record),
+    )  # fmt: skip
     record["photos"]["cut_out"] = len(cut.photos)
-    return ArGanDr(config, teachers, device, cut=cut), record, inputs
+    begin_with = student if same_network else None
+    return ArGanDr(config, teachers, device, cut=cut, begin_with=begin_with), record, inputs
 
 
 def start_cycle_gan(arguments: argparse.Namespace, device: torch.device) -> Started:

@@ -128,6 +128,7 @@ class ArGanDrConfig:
     # The second round: lessons of real photos, which an earlier student has cut out (cutouts.py).
     cutout_share: float = 0.75  # of the lessons, where there are cut-outs
     ground: float = 0.5  # most by which the background comes nearer downwards: assumed, not learnt
+    standing: bool = False  # what carries a subject lies below it, as near: assumed; for portraits
     # The losses.
     level: Literal["bce", "l1", "ssi"] = "bce"  # how far the disparity is off; ssi: affine-free
     gradient_weight: float = 0.5  # of outlines, at three scales

@@ -8,17 +8,22 @@ sharp and as colourful as the subject. Self-training (Xie et al. 2020, "Noisy St
 cut-and-paste (Ghiasi et al. 2021).
 
 Assumed, and not learnt: that the background is a ground which comes nearer downwards, by an amount
-drawn for each scene up to `ground`.
+drawn for each scene up to `ground`; and where subjects are said to be `standing`, as people are,
+that a body carries them: it lies below them, as near, out of the frame.
 
 Images [N, 3, S, S] sRGB 0..1, disparities [N, 1, S, S] 0..1, 1 = the nearest subject.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,8 +32,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from argan.errors import InputError
-from argan_train import augment
+from argan.errors import InputError, MissingFileError
+from argan_train import augment, checkpoint
 from argan_train.augment import chance, uniform
 
 ROUNDS = 3  # of GrabCut
@@ -38,16 +43,29 @@ AREA = (0.05, 0.8)  # of a frame, that a subject covers
 LOOSE = 0.04  # share of the frame's border that a subject may touch to be put elsewhere
 FEWEST = 16  # cut-outs that scenes can be made of
 BATCH = 32
+KEPT = "cutouts.safetensors"  # of a run's folder
 MOST = 8192  # photos that are cut out, spread over all: 7 minutes of one core at 96 px
 
-# What a scene is made of: a background, the subject and, often, another one between them.
+# A standing subject and its body, which may be dark before dark: where the cut looks for it.
+CHIN = 0.9  # quantile of the subject's rows, below which there is only the body
+CORE = 0.35  # of the subject's width, to either side of its middle: surely the body
+SHOULDERS = 1.5  # px to either side, for each px downwards: perhaps the body
+ARMS = 0.15  # share of the frame's left or right border that the body may touch
+SUNK = 0.3  # most by which a standing subject's photo begins below the frame, of its height
+
+# What a scene is made of: a background, farther subjects, the nearest one, and a lens.
 WIDE = (0.5, 2.5)  # of a photo, that the background's width shows; beyond its border it is mirrored
-SUBJECTS = (  # disparity; the source's width over the picture's; how often
-    ((0.35, 0.75), (1.4, 3.5), 0.6),
-    ((0.9, 1.0), (0.8, 2.2), 1.0),
-)
-BEHIND = 0.25  # most by which the background's own subject is nearer than its ground
-SOFT = 0.3  # share of backgrounds out of focus
+NEAREST = (0.9, 1.0)  # disparity of the nearest subject
+CLOSE = (0.8, 2.2)  # its source's width over the picture's
+FARTHER = 2  # subjects, at most
+OFTEN = 0.5  # each of them
+DISTANCE = (1.2, 4.0)  # of a farther one over the nearest one's: it has a part of its disparity
+ALIKE = 0.5  # share of the farther ones that are the nearest once more, as much smaller as farther
+SMALLER = (1.4, 3.5)  # the other ones' source's width over the picture's
+BEHIND = 0.4  # most by which the background's own subject is nearer than its ground
+LENS = (0.3, 2.5)  # px, sigma of what is a whole disparity out of focus
+WIDE_OPEN = 0.4  # share of scenes taken with such a lens; in the others everything is sharp
+FOCUSED = 0.75  # of those, on the nearest subject; the others anywhere
 HORIZON = (-0.5, 0.6)  # of the height, from the top, where the ground begins
 COMPOSED = 2 / 3  # of the lessons; the others are photos as they were taken
 
@@ -55,11 +73,12 @@ COMPOSED = 2 / 3  # of the lessons; the others are photos as they were taken
 @dataclass(frozen=True)
 class Cutouts:
     """photos uint8 [M, 3, S, S], masks bool [M, 1, S, S]; loose int64 [K]: those whose subject is
-    whole, and may be put elsewhere."""
+    whole, and may be put elsewhere; standing: with its body, which the lower border cuts."""
 
     photos: Tensor
     masks: Tensor
     loose: Tensor
+    standing: bool = False
 
     def draw(self, n: int, rng: torch.Generator, loose: bool = False) -> tuple[Tensor, Tensor]:
         """n images and their subjects' masks [n, 1, S, S], 0 or 1."""
@@ -71,16 +90,65 @@ class Cutouts:
 
 
 def cut_out(
-    photos: Tensor, disparity_of: Callable[[Tensor], Tensor], bar: tqdm | None = None
-) -> Cutouts:
+    photos: Tensor, disparity_of: Callable[[Tensor], Tensor], bar: tqdm | None = None,
+    standing: bool = False, keep: Path | None = None, of: str = "",
+) -> Cutouts:  # fmt: skip
     """photos uint8 [M, 3, S, S]; disparity_of: images -> disparities [N, 1, S, S], of a student;
-    bar: to show the photos on, in place of one of its own.
+    bar: to show the photos on, in place of one of its own; standing: each with its body; keep: a
+    file that remembers the masks, for a run that is resumed; of: which student's and photos'
+    they are.
 
     Photos in which the cut does not agree with the disparity, or leaves hardly anything or hardly a
     background, are left out. InputError if too few are left.
     """
     spread = torch.linspace(0, len(photos) - 1, min(len(photos), MOST)).round().long()
     photos = photos[spread.to(photos.device)]
+    about = hashlib.sha256(f"{of} {list(photos.shape)} {standing}".encode()).digest()
+    found = read_masks(keep, about, photos.shape[-1]) if keep else None
+    kept, masks = found or cut_each(photos, disparity_of, bar, standing)
+    touched = torch.stack([line.float().mean(dim=(1, 2)) for line in (
+        masks[..., 0, :], masks[..., -1, :], masks[..., 0], masks[..., -1]
+    )])  # fmt: skip
+    if standing:
+        whole = (touched[0] < LOOSE) & (touched[2:].amax(dim=0) < ARMS)
+    else:
+        whole = touched.mean(dim=0) < LOOSE
+    loose = torch.nonzero(whole)[:, 0]
+    if len(loose) < FEWEST:
+        raise InputError(
+            f"the student cut {len(masks)} of {len(photos)} photos, and {len(loose)} subjects are"
+            f" whole: at least {FEWEST} are needed; give more photos, or a longer trained --student"
+        )
+    if keep and not found:
+        keep.parent.mkdir(parents=True, exist_ok=True)
+        packed = torch.from_numpy(np.packbits(masks.numpy(), axis=-1))
+        about_them = torch.frombuffer(bytearray(about), dtype=torch.uint8)
+        checkpoint.save_tensors(keep, {"kept": kept, "masks": packed, "of": about_them}, {})
+    device = photos.device
+    return Cutouts(photos[kept.to(device)], masks.to(device), loose.to(device), standing)
+
+
+def cut_of(record: Mapping[str, Any]) -> str:
+    """Which student and which photos a second round has: what `cut_out` is to be told."""
+    return f"{record['student']['sha256']} {record['photos']}"
+
+
+def read_masks(path: Path, about: bytes, size: int) -> tuple[Tensor, Tensor] | None:
+    """What `cut_each` made, if it is about the same, and whole."""
+    try:
+        stored = checkpoint.load_tensors(path)
+    except (MissingFileError, InputError):  # none, or damaged: they are made anew
+        return None
+    if bytes(stored["of"].numpy()) != about:
+        return None
+    masks = np.unpackbits(stored["masks"].numpy(), axis=-1, count=size).astype(bool)
+    return stored["kept"], torch.from_numpy(masks)
+
+
+def cut_each(
+    photos: Tensor, disparity_of: Callable[[Tensor], Tensor], bar: tqdm | None, standing: bool
+) -> tuple[Tensor, Tensor]:
+    """int64 [K], which photos could be cut, and bool [K, 1, S, S], their masks."""
     kept: list[int] = []
     masks: list[NDArray[np.bool_]] = []
     own = {"desc": "cut out", "total": len(photos), "unit": "photo", "disable": None}
@@ -92,41 +160,36 @@ def cut_out(
             with torch.no_grad():
                 disparity = (disparity_of(image) + disparity_of(image.flip(-1)).flip(-1)) / 2
             pixels = some.permute(0, 2, 3, 1).cpu().numpy()
-            for index, mask in enumerate(pool.map(segment, pixels, disparity[:, 0].cpu().numpy())):
+            cut = pool.map(segment, pixels, disparity[:, 0].cpu().numpy(), repeat(standing))
+            for index, mask in enumerate(cut):
                 if mask is not None:
                     kept.append(start + index)
                     masks.append(mask)
             shown.update(len(some))
     if bar is None:
         shown.close()
-    all_masks = torch.from_numpy(np.array(masks).reshape(len(masks), 1, *photos.shape[2:]))
-    edge = torch.cat(
-        [all_masks[..., 0, :], all_masks[..., -1, :], all_masks[..., 0], all_masks[..., -1]], dim=-1
-    )
-    loose = torch.nonzero(edge.float().mean(dim=(1, 2)) < LOOSE)[:, 0]
-    if len(loose) < FEWEST:
-        raise InputError(
-            f"the student cut {len(masks)} of {len(photos)} photos, and {len(loose)} subjects are"
-            f" whole: at least {FEWEST} are needed; give more photos, or a longer trained --student"
-        )
-    device = photos.device
-    return Cutouts(photos[torch.tensor(kept)], all_masks.to(device), loose.to(device))
+    shape = (len(masks), 1, *photos.shape[2:])
+    return torch.tensor(kept, dtype=torch.int64), torch.from_numpy(np.array(masks).reshape(shape))
 
 
 def segment(
-    photo: NDArray[np.uint8], disparity: NDArray[np.float32]
+    photo: NDArray[np.uint8], disparity: NDArray[np.float32], standing: bool = False
 ) -> NDArray[np.bool_] | None:
     """The subject of photo [H, W, 3]: GrabCut (Rother, Kolmogorov and Blake 2004), begun from what
-    is nearer than Otsu's threshold of disparity [H, W]. None where it fails."""
+    is nearer than Otsu's threshold of disparity [H, W]; standing: and from its body. None where it
+    fails."""
     span = np.ptp(disparity)
     if span == 0:
         return None
     level = ((disparity - disparity.min()) / span * 255).astype(np.uint8)
     threshold, _ = cv2.threshold(level, 0, 255, cv2.THRESH_OTSU)
     near = level > threshold
+    core, around = body(near) if standing else (np.zeros_like(near), np.zeros_like(near))
+    farthest = (level <= np.quantile(level, SURE)) & ~around
+    nearest = (level >= np.quantile(level, 1 - SURE)) | core
+    near |= around
     labels = np.where(near, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    labels[level <= np.quantile(level, SURE)] = cv2.GC_BGD
-    labels[level >= np.quantile(level, 1 - SURE)] = cv2.GC_FGD
+    labels[farthest], labels[nearest] = cv2.GC_BGD, cv2.GC_FGD
     cv2.setRNGSeed(0)  # of the colours' first clusters
     colours = np.zeros((1, 65)), np.zeros((1, 65))  # models of both sides, made and not needed
     photo, mode = np.ascontiguousarray(photo), cv2.GC_INIT_WITH_MASK
@@ -139,6 +202,20 @@ def segment(
     if agreement < AGREEMENT or not AREA[0] < mask.mean() < AREA[1]:
         return None
     return mask
+
+
+def body(near: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Below the largest part of what is near [H, W]: where its body surely is, and where it may
+    be."""
+    _, parts, statistics, _ = cv2.connectedComponentsWithStats(near.astype(np.uint8))
+    rows, columns = np.nonzero(parts == 1 + np.argmax(statistics[1:, cv2.CC_STAT_AREA]))
+    left, right = np.quantile(columns, (0.05, 0.95))
+    y, x = np.indices(near.shape)
+    below = y - np.quantile(rows, CHIN)
+    aside = np.abs(x - (left + right) / 2)
+    core = (below >= 0) & (aside < CORE * (right - left))
+    around = (below >= 0) & (aside < (right - left) / 2 + SHOULDERS * below)
+    return core, core | around
 
 
 def lesson(
@@ -167,29 +244,64 @@ def slope(n: int, size: int, ground: float, rng: torch.Generator) -> Tensor:
 def compose(
     cutouts: Cutouts, n: int, size: int, ground: float, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Scenes: a photo as background, and cut-outs before it, each in colours of its own."""
-    image, mask = place(*cutouts.draw(n, rng), size, WIDE, 1.0, "reflection", rng)
-    image = augment.defocus(augment.recolour(image, rng), SOFT, rng)
+    """Scenes: a photo as background, and cut-outs before it, each in colours of its own, taken
+    through a lens.
+
+    A flower twice as far has half the disparity and half the size: what is farther is often the
+    nearest subject once more, and is as much smaller.
+    """
+    open_lens = chance(rng, n, WIDE_OPEN) * uniform(rng, n, *LENS)
+    focus = torch.where(chance(rng, n, FOCUSED), 1.0, uniform(rng, n, 0, 1))
+
+    def blurred(picture: Tensor, level: Tensor) -> Tensor:
+        return augment.gaussian(picture, open_lens * (level - focus).abs())
+
+    image, mask = cutouts.draw(n, rng)
+    image, mask = place(image, mask, size, scales(rng, n, WIDE), 1.0, "reflection", False, rng)
+    image = blurred(augment.recolour(image, rng), torch.zeros_like(focus))
     disparity = slope(n, size, ground, rng) + mask * uniform(rng, n, 0, BEHIND)
-    for nearness, scale, often in SUBJECTS:
-        subject, alpha = place(*cutouts.draw(n, rng, loose=True), size, scale, 0.8, "zeros", rng)
-        alpha = alpha * chance(rng, n, often)
-        image = alpha * augment.recolour(subject, rng) + (1 - alpha) * image
-        level = torch.maximum(uniform(rng, n, *nearness), disparity)
-        disparity = torch.where(alpha > 0.5, level, disparity)
-    return image, disparity.clamp(0, 1)
+
+    nearest, near_mask = cutouts.draw(n, rng, loose=True)
+    near_level, near_scale = uniform(rng, n, *NEAREST), scales(rng, n, CLOSE)
+    distances = torch.stack([scales(rng, n, DISTANCE) for _ in range(FARTHER)])
+    subjects = []
+    for distance in distances.sort(dim=0, descending=True).values:  # the farthest first
+        alike = chance(rng, n, ALIKE)
+        other, other_mask = cutouts.draw(n, rng, loose=True)
+        scale = torch.where(alike, near_scale * distance, scales(rng, n, SMALLER))
+        other = torch.where(alike, nearest, other)
+        other_mask = torch.where(alike, near_mask, other_mask)
+        there = chance(rng, n, OFTEN)
+        subjects.append((other, other_mask, near_level / distance, scale, there))
+    subjects.append((nearest, near_mask, near_level, near_scale, torch.ones_like(focus)))
+
+    for picture, mask, level, scale, there in subjects:
+        subject, alpha = place(picture, mask, size, scale, 0.8, "zeros", cutouts.standing, rng)
+        alpha = alpha * there
+        disparity = torch.where(alpha > 0.5, torch.maximum(level, disparity), disparity)
+        covering = torch.cat([alpha * augment.recolour(subject, rng), alpha], dim=1)
+        covering = blurred(covering, level)
+        image = covering[:, :3] + (1 - covering[:, 3:]) * image
+    return image.clamp(0, 1), disparity.clamp(0, 1)
+
+
+def scales(rng: torch.Generator, n: int, between: tuple[float, float]) -> Tensor:
+    """[n, 1, 1, 1], log-uniform."""
+    return torch.exp(uniform(rng, n, math.log(between[0]), math.log(between[1])))
 
 
 def place(
-    image: Tensor, mask: Tensor, size: int, scale: tuple[float, float], reach: float,
-    beyond: str, rng: torch.Generator,
+    image: Tensor, mask: Tensor, size: int, scale: Tensor, reach: float, beyond: str,
+    standing: bool, rng: torch.Generator,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Each picture somewhere in a frame of `size` px, mirrored at random; the frame's width is
-    `scale` (log-uniform) of the picture's, and the picture's centre within `reach` of the frame's,
-    in half widths."""
+    `scale` [N, 1, 1, 1] of the picture's, and the picture's centre within `reach` of the frame's,
+    in half widths; standing: its lower border is the frame's, or below it."""
     n = len(image)
-    share = torch.exp(uniform(rng, n, math.log(scale[0]), math.log(scale[1]))).view(n, 1)
+    share = scale.view(n, 1)
     centre_x, centre_y = (uniform(rng, n, -reach, reach).view(n, 1) for _ in range(2))
+    if standing:
+        centre_y = 1 - (1 - 2 * uniform(rng, n, 0, SUNK).view(n, 1)) / share
     mirror = torch.where(chance(rng, n, 0.5), -1.0, 1.0).view(n, 1)
     axis = (torch.arange(size, device=rng.device) + 0.5) / size * 2 - 1
     x, y = (axis - centre_x) * share * mirror, (axis - centre_y) * share

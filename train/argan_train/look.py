@@ -294,25 +294,31 @@ def train(
         return plan
     files = len(found.loaded) + len(found.dropped)
     progress.begin("cut out", files + min(files, cutouts.MOST), "photo")  # read anew, and cut
-    cut = cut_photos(arguments.photos, folder / STUDENT, second.size, device, progress)
+    earlier = load_depth_net(folder / STUDENT)[0].to(device)
+    record, inputs = describe_sources([folder / GAN], second)
+    same_network = describe_student(folder / STUDENT, record, inputs, second)
+    record["photos"] = plan.photos
+    of = cutouts.cut_of(record)
+    cut = cut_photos(arguments.photos, earlier, second, folder, of, device, progress)
     if cut is None:
         return plan
-    record, inputs = describe_sources([folder / GAN], second)
-    describe_student(folder / STUDENT, record, inputs)
     record["photos"] = plan.photos | {"cut_out": len(cut.photos)}
     inputs |= {f"photos/{name}": digest for name, digest in found.loaded.items()}
-    method = ArGanDr(second, teachers, device, cut=cut)
+    begin_with = earlier if same_network else None
+    method = ArGanDr(second, teachers, device, cut=cut, begin_with=begin_with)
     return plan if stage(SECOND, second, lambda: method, record, inputs) else None
 
 
 def cut_photos(
-    source: str, student: Path, size: int, device: torch.device, progress: Progress
-) -> cutouts.Cutouts | None:
+    source: str, student: torch.nn.Module, config: ArGanDrConfig, folder: Path, of: str,
+    device: torch.device, progress: Progress,
+) -> cutouts.Cutouts | None:  # fmt: skip
     """The photos as lessons for the second round; None, and a line that says why, where too few
     can be used for it."""
     try:
-        photos = torch.from_numpy(load_photos(source, size, progress)[0]).to(device)
-        return cutouts.cut_out(photos, load_depth_net(student)[0].to(device), progress)
+        photos = torch.from_numpy(load_photos(source, config.size, progress)[0]).to(device)
+        keep = folder / SECOND / cutouts.KEPT
+        return cutouts.cut_out(photos, student, progress, config.standing, keep, of)
     except InputError as error:
         tqdm.write(f"no second round: {error}", file=sys.stderr)
         return None
