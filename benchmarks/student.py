@@ -43,6 +43,13 @@ ROWS: dict[str, dict[str, Any]] = {
     "no-filling": {"fill_holes": False},
     "blur-jpeg": {"blur": 0.2, "jpeg": 0.3},
     "light-decoder": {"decoder": "light"},
+    # A second round: the first row's student goes on, as the preset has it or with other lessons.
+    # Its photos are of the toy world, unlabelled.
+    "second": {},
+    "second-generated": {"cutout_share": 0.0},  # as long, and nothing cut out
+    "second-real": {"cutout_share": 1.0},
+    "second-scenes": {"composed": 1.0},
+    "second-whole": {"composed": 0.0},
 }
 WITH_PHOTOS = ("consistency",)
 GROUPS = {"toy sharp": "sharp", "toy blurred": "blurred", "toy off centre": "off centre"}
@@ -62,7 +69,10 @@ def train(options: argparse.Namespace, row: str, seed: int) -> Path:
         return run
     words = ["ar-gan-dr", "--preset", options.preset, "--teacher", str(options.teacher)]
     words += [word for name, value in chosen.items() for word in option(name, value)]
-    words += ["--photos", "toy"] if row in WITH_PHOTOS else []
+    second = row.startswith("second")
+    if second:
+        words += ["--student", str(train(options, "preset", seed))]
+    words += ["--photos", "toy"] if second or row in WITH_PHOTOS else []
     words += ["--out", str(run), "--resume", "--device", options.device]
     print(f"{row}, seed {seed}", file=sys.stderr)
     if cli.train([*words, "--threads", str(options.threads)]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from argan.errors import InputError
 from argan_train import augment, cutouts
+from argan_train.config import ArGanDrConfig
 from argan_train.cutouts import Cutouts, body, compose, cut_out, lesson, place, segment, slope
 
 SIZE = 48
@@ -379,10 +381,23 @@ def test_pasted_colours_and_disparity_are_of_the_same_place(cut: Cutouts) -> Non
 
 
 def test_lessons_are_composed_and_whole(cut: Cutouts) -> None:
-    image, disparity = lesson(cut, 9, 64, 1.5, 0.5, torch.Generator().manual_seed(0))
+    config = ArGanDrConfig(size=64)
+
+    def lessons(n: int, **changes: float) -> tuple[torch.Tensor, torch.Tensor]:
+        rng = torch.Generator().manual_seed(0)
+        return lesson(cut, n, dataclasses.replace(config, **changes), rng)
+
+    image, disparity = lessons(9)
     assert image.shape == (9, 3, 64, 64) and disparity.shape == (9, 1, 64, 64)
-    whole = disparity[6:]  # the subject as it was cut, at 1
-    assert (whole.amax((1, 2, 3)) > 0.999).all() and (whole.amin((1, 2, 3)) <= 0.5).all()
-    again = lesson(cut, 9, 64, 1.5, 0.5, torch.Generator().manual_seed(0))
+
+    def as_cut(disparity: torch.Tensor) -> torch.Tensor:
+        """Nothing but the subject, at 1, and a ground."""
+        between = (disparity > 0.51) & (disparity < 0.95)
+        return (disparity.amax((1, 2, 3)) > 0.999) & (between.float().mean((1, 2, 3)) < 0.05)
+
+    assert as_cut(disparity[6:]).all() and not as_cut(disparity[:6]).any()
+    again = lessons(9)
     assert torch.equal(image, again[0]) and torch.equal(disparity, again[1])
-    assert len(lesson(cut, 1, 64, 1.5, 0.5, torch.Generator().manual_seed(0))[0]) == 1
+    assert len(lessons(1)[0]) == 1
+    assert as_cut(lessons(9, composed=0.0)[1]).all()
+    assert not as_cut(lessons(9, composed=1.0)[1]).any()

@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from argan_train import checkpoint, evaluate, loop
+from argan_train import checkpoint, cutouts, evaluate, loop
 from argan_train.ar_gan import ArGan
 from argan_train.config import ArGanConfig
 
@@ -153,6 +154,24 @@ def test_every_row_of_the_students_changes_what_it_says(
     assert [row for row in rows if "rendered" in logs[row]] == ["rendered"]
 
 
+def test_a_second_round_goes_on_from_the_first_row(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    centre = np.zeros((32, 32), bool)
+    centre[8:24, 8:24] = True
+    monkeypatch.setattr(cutouts, "segment", lambda *_: centre)
+    assert student.main([*command, "--rows", "second", "second-generated"]) == 0
+    out = tmp_path / "out"
+    first = checkpoint.sha256(out / "preset-0/ema.safetensors")
+    for row, share in (("second", 0.75), ("second-generated", 0.0)):
+        about = checkpoint.read_json(out / f"{row}-0/config.json")
+        assert about["data"]["student"]["sha256"] == first
+        assert about["data"]["photos"]["source"] == "toy"
+        assert about["settings"]["cutout_share"] == share
+    made = checkpoint.read_json(out / "student.json")["rows"]
+    assert list(made) == ["second", "second-generated"]
+
+
 def test_settings_that_changed_and_other_teachers_are_refused(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -171,3 +190,5 @@ def test_every_row_is_a_setting_of_the_student() -> None:
         config = student.load_preset(student.ArGanDrConfig, "dr32", changes)
         same = student.load_preset(student.ArGanDrConfig, "dr32", {})
         assert (config != same) == bool(changes), row
+    assert all(set(student.ROWS[row]) <= {"cutout_share", "composed"} for row in student.ROWS
+               if row.startswith("second"))  # fmt: skip

@@ -110,8 +110,7 @@ class ArGanDr:
         real = round(n * self.config.cutout_share) if self.cut is not None else 0
         parts = [self.generated_lesson(n - real, rng, step)] if real < n else []
         if self.cut is not None and real:
-            size, zoom, ground = self.config.size, self.config.zoom, self.config.ground
-            parts.append(cutouts.lesson(self.cut, real, size, zoom, ground, rng))
+            parts.append(cutouts.lesson(self.cut, real, self.config, rng))
         images, disparities = zip(*parts, strict=True)
         return self.taken_badly(torch.cat(images), rng), torch.cat(disparities)
 

@@ -127,6 +127,7 @@ class ArGanDrConfig:
     photo_size: int = 0  # px of real photos, enlarged to the crops' size; 0: they have that size
     # The second round: lessons of real photos, which an earlier student has cut out (cutouts.py).
     cutout_share: float = 0.75  # of the lessons, where there are cut-outs
+    composed: float = 0.667  # of these, scenes put together; the others are photos as they were
     ground: float = 0.5  # most by which the background comes nearer downwards: assumed, not learnt
     standing: bool = False  # what carries a subject lies below it, as near: assumed; for portraits
     # The losses.
@@ -151,7 +152,7 @@ class ArGanDrConfig:
             raise InputError(f"narrow {self.narrow}: use 0 or more")
         if not 0 <= self.photo_size <= self.size:
             raise InputError(f"photo_size {self.photo_size}: use 0 to the size, {self.size}")
-        for name in ("cutout_share", "ground"):
+        for name in ("cutout_share", "composed", "ground"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} {getattr(self, name)}: use 0 to 1")
 

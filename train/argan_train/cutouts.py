@@ -35,6 +35,7 @@ from tqdm import tqdm
 from argan.errors import InputError, MissingFileError
 from argan_train import augment, checkpoint
 from argan_train.augment import chance, uniform
+from argan_train.config import ArGanDrConfig
 
 ROUNDS = 3  # of GrabCut
 SURE = 0.1  # share of the pixels, nearest and farthest, that the cut may not move
@@ -67,7 +68,6 @@ LENS = (0.3, 2.5)  # px, sigma of what is a whole disparity out of focus
 WIDE_OPEN = 0.4  # share of scenes taken with such a lens; in the others everything is sharp
 FOCUSED = 0.75  # of those, on the nearest subject; the others anywhere
 HORIZON = (-0.5, 0.6)  # of the height, from the top, where the ground begins
-COMPOSED = 2 / 3  # of the lessons; the others are photos as they were taken
 
 
 @dataclass(frozen=True)
@@ -219,15 +219,17 @@ def body(near: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]
 
 
 def lesson(
-    cutouts: Cutouts, n: int, size: int, zoom: float, ground: float, rng: torch.Generator
+    cutouts: Cutouts, n: int, config: ArGanDrConfig, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Images [n, 3, size, size] and disparities [n, 1, size, size]."""
-    composed = round(n * COMPOSED)
+    """Images [n, 3, S, S] and disparities [n, 1, S, S] of the config's size S."""
+    size, ground = config.size, config.ground
+    composed = round(n * config.composed)
     parts = []
     if composed:
         parts.append(compose(cutouts, composed, size, ground, rng))
     if composed < n:
-        image, disparity = augment.crop(*cutouts.draw(n - composed, rng), size, (1, zoom), rng)
+        image, disparity = cutouts.draw(n - composed, rng)
+        image, disparity = augment.crop(image, disparity, size, (1, config.zoom), rng)
         image = augment.recolour_apart(image, disparity, 0.5, rng)
         parts.append((image, torch.maximum(disparity, slope(n - composed, size, ground, rng))))
     images, disparities = zip(*parts, strict=True)
