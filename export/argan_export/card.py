@@ -80,8 +80,8 @@ def second_round(settings: dict[str, Any], data: dict[str, Any]) -> list[str]:
         f"such photos ({photos['cut_out']:,} of {photos['photos']:,} of `{photos['source']}`) and",
         "scenes put together of them.",
     ]
-    if data["student"].get("begun_with"):
-        lines.append("It began with the weights of that student.")
+    if parts := data["student"].get("begun_with"):
+        lines.append(f"It began with the weights of that student: {', '.join(parts)}.")
     assumed = []
     if settings["ground"]:
         assumed.append("that the ground comes nearer downwards")

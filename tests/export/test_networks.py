@@ -73,10 +73,10 @@ def test_the_card_says_what_was_assumed(ground: float, standing: bool, begun_wit
     record = {"settings": settings, "steps": 1, "seconds": 1, "device": "x86_64", "threads": 1}
     first = record | {"data": {"teachers": {}}}
     photos = {"source": "flowers.zip", "photos": 7366, "cut_out": 6540}
-    student = {"run": "first", "begun_with": begun_with, "record": first}
+    student = {"run": "first", "begun_with": ["stem"] * begun_with, "record": first}
     about = record | {"data": {"teachers": {}, "photos": photos, "student": student}}
     text = card("x", DepthGraph(nn.Identity(), 96, (0, 1), "dr", about, "0" * 64), {}, {}, None)
     assert ("the ground comes nearer downwards" in text) == bool(ground)
     assert ("carries it and is as near" in text) == standing
     assert ("Assumed" in text) == (bool(ground) or standing)
-    assert ("It began with the weights of that student." in text) == begun_with
+    assert ("It began with the weights of that student: stem." in text) == begun_with

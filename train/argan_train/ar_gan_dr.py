@@ -46,8 +46,8 @@ PRETRAINED_RATE = 0.1  # of the learning rate, for what was pretrained: a whole 
 class ArGanDr:
     """teachers: generators on `device` with their settings. photos: uint8 [M, 3, size, size], real
     and unlabelled, whose disparity is to follow crops and colours. cut: photos that an earlier
-    student has cut out, to make lessons of. begin_with: a network of the same kind, for the
-    weights."""
+    student has cut out, to make lessons of. begin_with: weights, of all of the network or of some
+    parts."""
 
     name = "ar-gan-dr"
 
@@ -58,15 +58,14 @@ class ArGanDr:
         device: torch.device,
         photos: Tensor | None = None,
         cut: Cutouts | None = None,
-        begin_with: DepthNet | Lite0DepthNet | None = None,
+        begin_with: Mapping[str, Tensor] | None = None,
     ) -> None:
         distributed.check_batch(config.batch)
         self.config, self.teachers, self.device = config, list(teachers), device
         self.photos, self.cut = photos, cut
         torch.manual_seed(config.seed)
         self.network = self.make_network().to(device)
-        if begin_with is not None:
-            self.network.load_state_dict(begin_with.state_dict())
+        self.network.load_state_dict(begin_with or {}, strict=False)
         # Depthwise convolutions train half as fast again in this layout on the CPU.
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
@@ -286,18 +285,22 @@ def describe_sources(
 
 def describe_student(
     run: Path, record: dict[str, Any], inputs: dict[str, str], config: ArGanDrConfig
-) -> bool:
-    """Into both: the earlier student that a run of config goes on from.
-
-    -> has it the same network, so that the run begins with its weights?
-    """
+) -> dict[str, Tensor]:
+    """Into both: the earlier student that a run of config goes on from. -> its weights that the run
+    begins with: all where the networks are the same, its encoder's where only the decoders differ,
+    none of another network's."""
     digest = checkpoint.sha256(run / "ema.safetensors")
     about = checkpoint.read_json(run / "config.json")
     before = about["settings"]
-    same = (before["network"], before["decoder"]) == (config.network, config.decoder)
-    record["student"] = {"run": run.name, "sha256": digest, "begun_with": same, "record": about}
+    weights = {}
+    if before["network"] == config.network:
+        left_out = () if before["decoder"] == config.decoder else ("decoder", "head")
+        weights = checkpoint.load_floats(run / "ema.safetensors")
+        weights = {name: w for name, w in weights.items() if not name.startswith(left_out)}
+    parts = list(dict.fromkeys(name.split(".")[0] for name in weights))
+    record["student"] = {"run": run.name, "sha256": digest, "begun_with": parts, "record": about}
     inputs[f"{run.name}/ema.safetensors"] = digest
-    return same
+    return weights
 
 
 def load_depth_net(run: Path) -> tuple[DepthNet | Lite0DepthNet, ArGanDrConfig]:

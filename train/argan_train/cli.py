@@ -231,7 +231,7 @@ def start_ar_gan_dr(arguments: argparse.Namespace, device: torch.device) -> Star
         inputs |= {f"photos/{name}": digest for name, digest in files.items()}
     if student is None:
         return ArGanDr(config, teachers, device, photos), record, inputs
-    same_network = describe_student(run, record, inputs, config)
+    weights = describe_student(run, record, inputs, config)
     if arguments.qat:
         return qat.Int8Student(config, teachers, device, photos, student), record, inputs
     assert photos is not None  # asked for above
@@ -241,8 +241,7 @@ def start_ar_gan_dr(arguments: argparse.Namespace, device: torch.device) -> Star
         standing=config.standing, keep=arguments.out / KEPT, of=cut_of(record),
     )  # fmt: skip
     record["photos"]["cut_out"] = len(cut.photos)
-    begin_with = student if same_network else None
-    return ArGanDr(config, teachers, device, cut=cut, begin_with=begin_with), record, inputs
+    return ArGanDr(config, teachers, device, cut=cut, begin_with=weights), record, inputs
 
 
 def start_cycle_gan(arguments: argparse.Namespace, device: torch.device) -> Started:

@@ -296,7 +296,7 @@ def train(
     progress.begin("cut out", files + min(files, cutouts.MOST), "photo")  # read anew, and cut
     earlier = load_depth_net(folder / STUDENT)[0].to(device)
     record, inputs = describe_sources([folder / GAN], second)
-    same_network = describe_student(folder / STUDENT, record, inputs, second)
+    weights = describe_student(folder / STUDENT, record, inputs, second)
     record["photos"] = plan.photos
     of = cutouts.cut_of(record)
     cut = cut_photos(arguments.photos, earlier, second, folder, of, device, progress)
@@ -304,8 +304,7 @@ def train(
         return plan
     record["photos"] = plan.photos | {"cut_out": len(cut.photos)}
     inputs |= {f"photos/{name}": digest for name, digest in found.loaded.items()}
-    begin_with = earlier if same_network else None
-    method = ArGanDr(second, teachers, device, cut=cut, begin_with=begin_with)
+    method = ArGanDr(second, teachers, device, cut=cut, begin_with=weights)
     return plan if stage(SECOND, second, lambda: method, record, inputs) else None
 
 
