@@ -1,6 +1,7 @@
 """Make the pictures of docs/optics.md and docs/gallery.md, by the commands that stand beside them.
 
-    python docs/make_pictures.py [--data ../shared/data] [--work out/pictures] [--out docs/images]
+    python docs/make_pictures.py [--data ../shared/data] [--people out/people.argan]
+                                 [--work out/pictures] [--out docs/images]
 
 The scene of docs/optics.md is drawn here: five cards on a tiled floor, a wall with lights, a level
 camera with a 35 mm lens on full frame; its distances are exact. Photo and depth stay in the folder
@@ -282,7 +283,7 @@ def optics_pages() -> Iterator[tuple[str, Image.Image]]:
 # ---------------------------------------------------------------- docs/gallery.md
 
 
-def gallery_pages(samples: Path) -> Iterator[tuple[str, Image.Image]]:
+def gallery_pages(samples: Path, people: Path) -> Iterator[tuple[str, Image.Image]]:
     write_pug(samples / "iphone_pug_depth.heic")
     at = "render pug.png --depth pug.npy --focus 930,930 --focal-length 26 --sensor-width 36"
     shots = {
@@ -316,21 +317,31 @@ def gallery_pages(samples: Path) -> Iterator[tuple[str, Image.Image]]:
     yield "astronaut-crops", crops(shots, ("photo", "f/0.7"), {"hair": (130, 0, 310, 120)})
 
     for name, source in (("dahlia", "dahlia_427x640.jpg"), ("temple", "china_427x640.jpg")):
-        shots = default_model(name, samples / source)
+        shots = by_model(name, samples / source)
         yield name, sheet(shots, 4, 290)
-    yield "dandelions", sheet(default_model("dandelions", samples / "dandelions.jpg"), 4, 290)
-    yield "stream", sheet(default_model("stream", samples / "stream.jpg"), 4, 290)
+    yield "dandelions", sheet(by_model("dandelions", samples / "dandelions.jpg"), 4, 290)
+    yield "stream", sheet(by_model("stream", samples / "stream.jpg"), 4, 290)
 
 
-def default_model(name: str, source: Path) -> dict[str, Image.Image]:
-    """A photo, at most 1600 px wide, by the model that ships."""
+    if people.exists():
+        Path("people.argan").write_bytes(people.read_bytes())
+        astronaut = samples / "astronaut_512.png"
+        shots = by_model("astronaut-people", astronaut, "--model people.argan")
+        yield "astronaut-people", sheet(shots, 4, 290)
+    else:
+        print(f"{people} is not there (make people-model): no picture of its")
+
+
+def by_model(name: str, source: Path, model: str = "") -> dict[str, Image.Image]:
+    """A photo, at most 1600 px wide, by the model that ships or another."""
     picture = Image.open(source).convert("RGB")
     picture.thumbnail((1600, 1600))
     picture.save(f"{name}.png")
-    if argan(["depth", f"{name}.png", "-o", f"{name}_disparity.png"]):
+    if argan(["depth", f"{name}.png", "-o", f"{name}_disparity.png", *model.split()]):
         raise SystemExit("argan depth failed")
     shots = {"photo": picture, "its depth": coloured(f"{name}_disparity.png")}
-    return shots | {f"f/{n}": run(f"refocus {name}.png --f-number {n}") for n in ("1.8", "0.9")}
+    command = f"refocus {name}.png {model} --f-number"
+    return shots | {f"f/{n}": run(f"{command} {n}") for n in ("1.8", "0.9")}
 
 
 def coloured(path: str) -> Image.Image:
@@ -372,17 +383,19 @@ def write_table(source: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--people", type=Path, default=Path("out/people.argan"))
     parser.add_argument("--work", type=Path, default=Path("out/pictures"))
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     options = parser.parse_args()
     samples, out = (options.data / "samples").resolve(), options.out.resolve()
+    people = options.people.resolve()
     options.work.mkdir(parents=True, exist_ok=True)
     out.mkdir(parents=True, exist_ok=True)
     with chdir(options.work):
         write_scene()
         pages = [optics_pages()]
         if samples.exists():
-            pages.append(gallery_pages(samples))
+            pages.append(gallery_pages(samples, people))
         else:
             print(f"{samples} is not there: no pictures for docs/gallery.md")
         for name, page in chain.from_iterable(pages):

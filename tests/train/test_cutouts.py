@@ -14,7 +14,17 @@ from torch.nn import functional as F
 from argan.errors import InputError
 from argan_train import augment, cutouts
 from argan_train.config import ArGanDrConfig
-from argan_train.cutouts import Cutouts, body, compose, cut_out, lesson, place, segment, slope
+from argan_train.cutouts import (
+    Cutouts,
+    body,
+    compose,
+    cut_out,
+    embodied,
+    lesson,
+    place,
+    segment,
+    slope,
+)
 
 SIZE = 48
 
@@ -246,22 +256,50 @@ def test_a_picture_is_placed_where_it_is_asked(cut: Cutouts) -> None:
     assert centres.min() < 12 and centres.max() > 36
 
 
-def test_a_standing_subject_goes_on_below_the_frame() -> None:
-    """Its photo's lower border is the frame's, or at most SUNK of the photo below it."""
+def test_a_standing_subject_ends_where_its_feet_are() -> None:
     ones = torch.ones(200, 3, SIZE, SIZE), torch.ones(200, 1, SIZE, SIZE)
     scale = torch.full((200,), 2.0)
     _, mask = place(*ones, SIZE, scale, 0.8, "zeros", True, torch.Generator().manual_seed(0))
-    assert mask[:, 0, -1].amax(dim=1).gt(0.9).all()
-    heights = mask[:, 0].amax(dim=2).gt(0.5).sum(dim=1)  # of 24 px
-    assert heights.max() in (23, 24) and heights.min() in (16, 17, 18)
+    present = mask[:, 0].amax(dim=2) > 0.5
+    top = present.float().argmax(dim=1)  # half the frame's height above the end
+    assert top.min() in (0, 1) and top.max() in (37, 38)  # 24 + 0.6 x 24 px
+    assert present[top < 23].sum(dim=1).unique().tolist() in ([23, 24], [24], [24, 25])
+
+
+def test_a_body_is_made_below_a_subject(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cutouts, "HIPS", (0.8, 1.2))
+    monkeypatch.setattr(cutouts, "TALL", (1.0, 1.5))
+    rng = torch.Generator().manual_seed(0)
+    subject = torch.rand(40, 3, SIZE, SIZE, generator=rng)
+    alpha = torch.zeros(40, 1, SIZE, SIZE)
+    alpha[:, :, 4:14, 20:24] = alpha[:, :, 14:20, 15:27] = 1  # a neck, and shoulders of 12 px
+    alpha[0] = 0
+    subject[:, :, 14:20] = torch.tensor([0.2, 0.5, 0.7]).view(3, 1, 1)
+    cloth = torch.rand(40, 3, SIZE, SIZE, generator=rng) * 0.1
+    image, whole = embodied(subject, alpha, cloth, rng)
+    assert torch.equal(image[:, :, :19], subject[:, :, :19])
+    assert torch.equal(whole[:, :, :20], alpha[:, :, :20])
+    assert not whole[0].any() and torch.equal(image[0], subject[0])
+    body = whole[1:, 0, 20:] > 0
+    heights, widths = body.any(dim=2).sum(dim=1), body.sum(dim=2)
+    assert heights.min() >= 11 and heights.max() <= 18 and len(heights.unique()) > 3
+    assert (widths[:, 0] >= 11).all() and (widths[:, 0] <= 13).all()
+    assert 9 <= widths[widths > 0].min() < 11 and 13 < widths.max() <= 15
+    columns = body.any(dim=1) * torch.arange(SIZE)
+    middles = columns.sum(dim=1) / body.any(dim=1).sum(dim=1)
+    assert ((middles - 20.5).abs() <= 0.5).all()
+    made = (image[1:, :, 20:] * body[:, None]).sum((2, 3)) / body.sum((1, 2))[:, None]
+    torch.testing.assert_close(made, torch.tensor([[0.2, 0.5, 0.7]]).expand(39, 3),
+                               atol=0.02, rtol=0)  # fmt: skip
+    patterned = torch.stack([i[0, 20:][b].std() for i, b in zip(image[1:], body, strict=True)])
+    assert patterned.min() < 0.005 and patterned.max() > 0.02
 
 
 def test_scenes_of_standing_subjects(cut: Cutouts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cutouts, "SUNK", 0.0)
-    lower = torch.zeros(1, 1, SIZE, SIZE, dtype=torch.bool)
-    lower[..., SIZE // 2 :, 8:-8] = True
+    """They reach to the lower border, if they are tall."""
+    monkeypatch.setattr(cutouts, "TALL", (99.0, 99.0))
     for standing in (False, True):
-        some = Cutouts(cut.photos, lower.expand(16, 1, SIZE, SIZE), torch.arange(16), standing)
+        some = Cutouts(cut.photos, cut.masks, torch.arange(16), standing)
         _, disparity = compose(some, 50, 64, 0.0, torch.Generator().manual_seed(0))
         near = (disparity >= cutouts.NEAREST[0])[:, 0]
         reaching = near[:, -1].any(dim=1) | ~near.any(dim=2).any(dim=1)

@@ -9,7 +9,7 @@ cut-and-paste (Ghiasi et al. 2021).
 
 Assumed, and not learnt: that the background is a ground which comes nearer downwards, by an amount
 drawn for each scene up to `ground`; and where subjects are said to be `standing`, as people are,
-that a body carries them: it lies below them, as near, out of the frame.
+that a body carries them: it lies below them, as near. Where a photo ends, scenes make one.
 
 Images [N, 3, S, S] sRGB 0..1, disparities [N, 1, S, S] 0..1, 1 = the nearest subject.
 """
@@ -33,7 +33,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from argan.errors import InputError, MissingFileError
-from argan_train import augment, checkpoint
+from argan_train import augment, checkpoint, distributed
 from argan_train.augment import chance, uniform
 from argan_train.config import ArGanDrConfig
 
@@ -52,7 +52,9 @@ CHIN = 0.9  # quantile of the subject's rows, below which there is only the body
 CORE = 0.35  # of the subject's width, to either side of its middle: surely the body
 SHOULDERS = 1.5  # px to either side, for each px downwards: perhaps the body
 ARMS = 0.15  # share of the frame's left or right border that the body may touch
-SUNK = 0.3  # most by which a standing subject's photo begins below the frame, of its height
+FEET = (0.0, 1.6)  # where its photo ends in a scene: 0 is half way down, 1 the frame's lower border
+HIPS = (0.7, 1.5)  # width of the body that is made below that, over its width there
+TALL = (1.0, 5.0)  # its height, over the same
 
 # What a scene is made of: a background, farther subjects, the nearest one, and a lens.
 WIDE = (0.5, 2.5)  # of a photo, that the background's width shows; beyond its border it is mirrored
@@ -119,7 +121,7 @@ def cut_out(
             f"the student cut {len(masks)} of {len(photos)} photos, and {len(loose)} subjects are"
             f" whole: at least {FEWEST} are needed; give more photos, or a longer trained --student"
         )
-    if keep and not found:
+    if keep and not found and distributed.rank() == 0:
         keep.parent.mkdir(parents=True, exist_ok=True)
         packed = torch.from_numpy(np.packbits(masks.numpy(), axis=-1))
         about_them = torch.frombuffer(bytearray(about), dtype=torch.uint8)
@@ -279,12 +281,43 @@ def compose(
 
     for picture, mask, level, scale, there in subjects:
         subject, alpha = place(picture, mask, size, scale, 0.8, "zeros", cutouts.standing, rng)
-        alpha = alpha * there
+        subject, alpha = augment.recolour(subject, rng), alpha * there
+        if cutouts.standing:
+            cloth, its_mask = cutouts.draw(n, rng)
+            width = scales(rng, n, WIDE)
+            cloth, _ = place(cloth, its_mask, size, width, 1.0, "reflection", False, rng)
+            subject, alpha = embodied(subject, alpha, augment.recolour(cloth, rng), rng)
         disparity = torch.where(alpha > 0.5, torch.maximum(level, disparity), disparity)
-        covering = torch.cat([alpha * augment.recolour(subject, rng), alpha], dim=1)
+        covering = torch.cat([alpha * subject, alpha], dim=1)
         covering = blurred(covering, level)
         image = covering[:, :3] + (1 - covering[:, 3:]) * image
     return image.clamp(0, 1), disparity.clamp(0, 1)
+
+
+def embodied(
+    subject: Tensor, alpha: Tensor, cloth: Tensor, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Subjects [n, 3, S, S] and their alpha, with a body below where their photos end: as wide as
+    they are there, of about the colour that they have there, with the pattern of cloth."""
+    n, size = len(alpha), alpha.shape[-1]
+    inside = alpha[:, 0] > 0.5
+    rows = torch.arange(size, device=alpha.device)
+    last = (inside.any(dim=2) * rows).amax(dim=1)  # [n]
+    hem = inside & ((last[:, None] - rows).abs() <= 2)[:, :, None]  # what lies just above
+    columns = hem.any(dim=1)
+    left = torch.where(columns, rows, size).amin(dim=1)
+    right = torch.where(columns, rows, -1).amax(dim=1)
+    centre, width = ((left + right) / 2).view(n, 1, 1), (right - left + 1).view(n, 1, 1)
+    below = (rows - last[:, None] + 1).view(n, size, 1)  # the last row, too: half of it is border
+    tall = uniform(rng, n, *TALL)[:, 0] * width
+    half = width / 2 * (1 + (uniform(rng, n, *HIPS)[:, 0] - 1) * (below / width).clamp(0, 1))
+    body = (below > 0) & (below < tall) & ((rows - centre).abs() < half)
+    body = (body & columns.any(dim=1).view(n, 1, 1))[:, None]
+    colour = (subject * hem[:, None]).sum((2, 3), keepdim=True)
+    colour = colour / hem.sum((1, 2)).clamp(min=1).view(n, 1, 1, 1)
+    pattern = cloth - cloth.mean(dim=(2, 3), keepdim=True)
+    made = (colour + pattern * uniform(rng, n, 0, 1)).clamp(0, 1)
+    return torch.where(body, made, subject), torch.maximum(alpha, body.float())
 
 
 def scales(rng: torch.Generator, n: int, between: tuple[float, float]) -> Tensor:
@@ -298,12 +331,12 @@ def place(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Each picture somewhere in a frame of `size` px, mirrored at random; the frame's width is
     `scale` [N, 1, 1, 1] of the picture's, and the picture's centre within `reach` of the frame's,
-    in half widths; standing: its lower border is the frame's, or below it."""
+    in half widths; standing: it ends where FEET says."""
     n = len(image)
     share = scale.view(n, 1)
     centre_x, centre_y = (uniform(rng, n, -reach, reach).view(n, 1) for _ in range(2))
     if standing:
-        centre_y = 1 - (1 - 2 * uniform(rng, n, 0, SUNK).view(n, 1)) / share
+        centre_y = uniform(rng, n, *FEET).view(n, 1) - 1 / share
     mirror = torch.where(chance(rng, n, 0.5), -1.0, 1.0).view(n, 1)
     axis = (torch.arange(size, device=rng.device) + 0.5) / size * 2 - 1
     x, y = (axis - centre_x) * share * mirror, (axis - centre_y) * share
