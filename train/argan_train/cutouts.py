@@ -307,12 +307,12 @@ def embodied(
     columns = hem.any(dim=1)
     left = torch.where(columns, rows, size).amin(dim=1)
     right = torch.where(columns, rows, -1).amax(dim=1)
-    centre, width = ((left + right) / 2).view(n, 1, 1), (right - left + 1).view(n, 1, 1)
+    centre = ((left + right) / 2).view(n, 1, 1)
+    width = (right - left + 1).view(n, 1, 1)  # below 0 of nothing, which gets no body
     below = (rows - last[:, None] + 1).view(n, size, 1)  # the last row, too: half of it is border
     tall = uniform(rng, n, *TALL)[:, 0] * width
     half = width / 2 * (1 + (uniform(rng, n, *HIPS)[:, 0] - 1) * (below / width).clamp(0, 1))
-    body = (below > 0) & (below < tall) & ((rows - centre).abs() < half)
-    body = (body & columns.any(dim=1).view(n, 1, 1))[:, None]
+    body = ((below > 0) & (below < tall) & ((rows - centre).abs() < half))[:, None]
     colour = (subject * hem[:, None]).sum((2, 3), keepdim=True)
     colour = colour / hem.sum((1, 2)).clamp(min=1).view(n, 1, 1, 1)
     pattern = cloth - cloth.mean(dim=(2, 3), keepdim=True)
