@@ -72,9 +72,13 @@ def card(
 
 def second_round(settings: dict[str, Any], data: dict[str, Any]) -> list[str]:
     """What it learnt from besides a teacher's samples, and what is assumed there."""
+    after = []
+    if data.get("student", {}).get("int8"):
+        after = ["At last it learnt to say in int8 what it said in float."]
+        settings, data = (data["student"]["record"][key] for key in ("settings", "data"))
     photos = data.get("photos", {})
     if "cut_out" not in photos:
-        return []
+        return after
     lines = [
         "Its student before cut the subjects out of real, unlabelled photos, and most lessons are",
         f"such photos ({photos['cut_out']:,} of {photos['photos']:,} of `{photos['source']}`) and",
@@ -89,7 +93,7 @@ def second_round(settings: dict[str, Any], data: dict[str, Any]) -> list[str]:
         assumed.append("that what lies below a subject carries it and is as near")
     if assumed:
         lines.append(f"Assumed in them, not learnt: {', and '.join(assumed)}.")
-    return lines
+    return lines + after
 
 
 def formats(variants: Mapping[str, dict[str, Any]], files: Mapping[str, bytes]) -> list[str]:

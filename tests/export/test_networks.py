@@ -67,7 +67,10 @@ def test_the_card_says_what_a_second_round_learnt_from() -> None:
     "ground, standing, begun_with",
     [(0.5, False, True), (0.0, True, False), (0.2, True, True), (0.0, False, False)],
 )
-def test_the_card_says_what_was_assumed(ground: float, standing: bool, begun_with: bool) -> None:
+@pytest.mark.parametrize("int8", [False, True])
+def test_the_card_says_what_was_assumed(
+    ground: float, standing: bool, begun_with: bool, int8: bool
+) -> None:
     settings = {"network": "nano", "seed": 0, "steps": 1, "batch": 24, "size": 96,
                 "ground": ground, "standing": standing}  # fmt: skip
     record = {"settings": settings, "steps": 1, "seconds": 1, "device": "x86_64", "threads": 1}
@@ -75,7 +78,11 @@ def test_the_card_says_what_was_assumed(ground: float, standing: bool, begun_wit
     photos = {"source": "flowers.zip", "photos": 7366, "cut_out": 6540}
     student = {"run": "first", "begun_with": ["stem"] * begun_with, "record": first}
     about = record | {"data": {"teachers": {}, "photos": photos, "student": student}}
+    fine_tuned = {"run": "second", "begun_with": ["stem"], "int8": True, "record": about}
+    if int8:
+        about = record | {"data": {"teachers": {}, "student": fine_tuned}}
     text = card("x", DepthGraph(nn.Identity(), 96, (0, 1), "dr", about, "0" * 64), {}, {}, None)
+    assert ("say in int8" in text) == int8
     assert ("the ground comes nearer downwards" in text) == bool(ground)
     assert ("carries it and is as near" in text) == standing
     assert ("Assumed" in text) == (bool(ground) or standing)

@@ -233,6 +233,7 @@ def start_ar_gan_dr(arguments: argparse.Namespace, device: torch.device) -> Star
         return ArGanDr(config, teachers, device, photos), record, inputs
     weights = describe_student(run, record, inputs, config)
     if arguments.qat:
+        record["student"]["int8"] = True
         return qat.Int8Student(config, teachers, device, photos, student), record, inputs
     assert photos is not None  # asked for above
     student.to(device)
