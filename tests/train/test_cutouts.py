@@ -19,8 +19,11 @@ from argan_train.cutouts import (
     body,
     compose,
     cut_out,
+    descent,
     embodied,
+    laid,
     lesson,
+    lowest,
     place,
     segment,
     slope,
@@ -269,6 +272,7 @@ def test_a_standing_subject_ends_where_its_feet_are() -> None:
 def test_a_body_is_made_below_a_subject(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cutouts, "HIPS", (0.8, 1.2))
     monkeypatch.setattr(cutouts, "TALL", (1.0, 1.5))
+    monkeypatch.setattr(cutouts, "DRESSED", 0.0)
     rng = torch.Generator().manual_seed(0)
     subject = torch.rand(40, 3, SIZE, SIZE, generator=rng)
     alpha = torch.zeros(40, 1, SIZE, SIZE)
@@ -293,6 +297,17 @@ def test_a_body_is_made_below_a_subject(monkeypatch: pytest.MonkeyPatch) -> None
                                atol=0.02, rtol=0)  # fmt: skip
     patterned = torch.stack([i[0, 20:][b].std() for i, b in zip(image[1:], body, strict=True)])
     assert patterned.min() < 0.005 and patterned.max() > 0.02
+
+
+def test_some_bodies_are_dressed_in_other_colours() -> None:
+    subject, alpha = torch.full((60, 3, SIZE, SIZE), 0.2), torch.zeros(60, 1, SIZE, SIZE)
+    alpha[:, :, 10:30, 15:27] = 1
+    cloth = torch.full((60, 3, SIZE, SIZE), 0.7)
+    image, whole = embodied(subject, alpha, cloth, torch.Generator().manual_seed(0))
+    assert (whole[:, 0, 34, 21] == 1).all()
+    made = image[:, 0, 34, 21]
+    dressed = (made - 0.7).abs() < 1e-4
+    assert 20 < dressed.sum() < 40 and torch.allclose(made[~dressed], torch.tensor(0.2))
 
 
 def test_scenes_of_standing_subjects(cut: Cutouts, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,6 +338,108 @@ def test_the_ground_comes_nearer_downwards(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(cutouts, "HORIZON", (0.6, 0.6))  # below which it rises to all of it
     low = slope(100, SIZE, 0.5, rng)
     assert not low[:, :, :28].any() and 0.45 < low.max() <= 0.5
+
+
+def test_a_laid_picture_is_a_plane_in_perspective(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its stripes run together at the horizon: as many to a row as it is far, 1 / disparity."""
+    monkeypatch.setattr(cutouts, "HORIZON", (0.0, 0.0))
+    monkeypatch.setattr(cutouts, "PATTERN", (0.5, 0.5))
+    size, rng = 96, torch.Generator().manual_seed(0)
+    down = descent(20, size, rng)
+    x = (torch.arange(size) + 0.5) / size
+    stripes = (0.5 + 0.5 * torch.cos(4 * 2 * torch.pi * x)).expand(20, 3, size, size)
+    seen = laid(stripes, down, rng)[:, 0]
+    assert seen.shape == (20, size, size) and 0 <= seen.min() and seen.max() <= 1
+    for row in (95, 48, 32):
+        crossings = ((seen[:, row] > 0.5).diff(dim=1)).sum(dim=1)  # two to a stripe
+        expected = 2 * 4 * 0.5 / down[:, 0, row, 0]
+        assert (crossings - expected).abs().max() < 1.1, row
+    monkeypatch.setattr(cutouts, "PATTERN", (1.0, 1.0))
+    again = laid(stripes.mT, down, torch.Generator().manual_seed(1))[:, 0, 48:].mean(dim=2) > 0.5
+    monkeypatch.setattr(cutouts, "PATTERN", (0.5, 0.5))
+    half = laid(stripes.mT, down, torch.Generator().manual_seed(1))[:, 0, 48:].mean(dim=2) > 0.5
+    assert 1.6 < again.diff(dim=1).sum().item() / half.diff(dim=1).sum().item() < 2.4
+    # Lengthwise it is shortened twice as fast, and lines across the way lie level.
+    across = laid(stripes.mT, down, rng)[:, 0]
+    assert across.std(dim=2).max() < 1e-5
+    middle = across.mean(dim=2) > 0.5
+    near = middle[:, 64:].diff(dim=1).sum().item()
+    far = middle[:, 32:64].diff(dim=1).sum().item()
+    assert 1.5 < far / near < 4.5  # 3: from 3 to 1.5 and 1.5 to 1 of the least distance
+    # No pattern is left where it is too fine to be seen.
+    fine = torch.rand(20, 3, size, size, generator=rng)
+    seen = laid(fine, down, rng)
+    far, near = seen[:, :, :3].std().item(), seen[:, :, 80:].std().item()
+    assert far < 0.15 < near  # seen: 0.05 and 0.22
+
+
+def test_a_subject_stands_upon_its_ground(cut: Cutouts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ground is as near as the subject at the subject's lowest row; not so of portraits."""
+    for name, value in {"LAID": 1.0, "UPON": 1.0, "OFTEN": 0.0, "BEHIND": 0.0, "CLOSE": (3.0, 3.0),
+                        "NEAREST": (0.6, 0.6), "HORIZON": (0.0, 0.0)}.items():  # fmt: skip
+        monkeypatch.setattr(cutouts, name, value)
+    for standing in (False, True):
+        some = Cutouts(cut.photos, cut.masks, torch.arange(16), standing)
+        _, disparity = compose(some, 40, 96, 0.2, torch.Generator().manual_seed(0))
+        gaps, rows = [], disparity[:, 0].amin(dim=2)  # the ground's: no subject is so wide
+        for one, ground in zip(disparity[:, 0], rows, strict=True):
+            subject = torch.nonzero((one == np.float32(0.6)).sum(dim=1) > 1)
+            # Higher in the frame, no ground of disparity up to 1 reaches it.
+            if len(subject) and 60 <= subject.max() < 90:
+                gaps.append(abs(ground[subject.max()] - 0.6))
+        assert len(gaps) > (3 if standing else 15)
+        assert (max(gaps) < 0.02) != standing
+
+
+def test_nothing_is_farther_than_what_it_stands_upon(
+    cut: Cutouts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alpha = torch.zeros(3, 1, SIZE, SIZE)
+    alpha[0, :, 5:11], alpha[1, :, :, 7] = 1, 1
+    down = torch.arange(SIZE).view(1, 1, SIZE, 1).float().expand(3, 1, SIZE, 1)
+    assert lowest(alpha, down).flatten().tolist() == [10, SIZE - 1, 0]
+    for name, value in {"LAID": 1.0, "UPON": 1.0, "BEHIND": 0.0, "WIDE_OPEN": 0.0}.items():
+        monkeypatch.setattr(cutouts, name, value)
+    given = {}
+    for often in (0.0, 1.0):
+        monkeypatch.setattr(cutouts, "OFTEN", often)
+        given[often] = compose(cut, 100, 64, 0.5, torch.Generator().manual_seed(0))
+    painted = (given[1.0][0] - given[0.0][0]).abs().amax(dim=1, keepdim=True) > 0.05
+    raised = given[1.0][1] > given[0.0][1]
+    # Else the lower part of a farther subject would be a picture on the ground.
+    assert (painted & ~raised).sum() < 0.12 * painted.sum()  # seen: 0.08, mixed pixels of outlines
+
+
+def test_a_ground_is_laid_in_some_scenes_alone(
+    cut: Cutouts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And never where none is assumed."""
+    asked = []
+    monkeypatch.setattr(cutouts, "laid", lambda picture, down, rng: asked.append(1) or picture * 0)
+    monkeypatch.setattr(cutouts, "OFTEN", 0.0)
+    black = {}
+    for ground in (0.0, 0.5):
+        image, disparity = compose(cut, 100, SIZE, ground, torch.Generator().manual_seed(0))
+        below = (disparity < 0.5)[:, 0, -1]
+        black[ground] = ((image[:, :, -1].amax(dim=1) == 0) & below).any(dim=1).float().mean()
+    assert len(asked) == 1
+    assert black[0.0] < 0.05 and 0.2 < black[0.5] < 0.5
+
+
+def test_a_laid_ground_ends_at_the_horizon(cut: Cutouts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above it is the background, below it is nothing of the background's."""
+    monkeypatch.setattr(cutouts, "laid", lambda picture, down, rng: picture * 0)
+    for name, value in {"OFTEN": 0.0, "LAID": 1.0, "UPON": 0.0, "HORIZON": (0.5, 0.5),
+                        "WIDE_OPEN": 0.0}.items():  # fmt: skip
+        monkeypatch.setattr(cutouts, name, value)
+    image, disparity = compose(cut, 50, SIZE, 0.5, torch.Generator().manual_seed(0))
+    floor, far = (disparity < 0.55)[:, 0], image.amax(dim=1) > 0
+    above, below = slice(0, SIZE // 2), slice(SIZE // 2, SIZE)
+    assert far[:, above][floor[:, above]].float().mean() > 0.9
+    assert far[:, below][floor[:, below]].float().mean() < 0.05  # mixed pixels of outlines
+    spread = torch.where(floor, disparity[:, 0], -1).amax(dim=2)
+    spread = spread - torch.where(floor, disparity[:, 0], 2).amin(dim=2)
+    assert spread[:, below].max() < 1e-6 < spread[:, above].max()
 
 
 def test_what_is_pasted_is_in_front(cut: Cutouts) -> None:
@@ -367,17 +484,19 @@ def sharpness(image: torch.Tensor, where: torch.Tensor) -> float:
     return float(across[inside[..., : across.shape[-1]]].mean())
 
 
+@pytest.mark.parametrize("ground", [0.0, 0.5])
 @pytest.mark.parametrize("focused", [1.0, 0.0])
 def test_a_lens_blurs_by_the_distance_from_its_focus(
-    cut: Cutouts, focused: float, monkeypatch: pytest.MonkeyPatch
+    cut: Cutouts, focused: float, ground: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Focused on the nearest, the background is soft and the subject is not; else by chance."""
+    monkeypatch.setattr(cutouts, "LAID", 1.0)
     monkeypatch.setattr(cutouts, "FOCUSED", focused)
     monkeypatch.setattr(cutouts, "LENS", (2.0, 2.5))
     seen = {}
     for share in (0.0, 1.0):
         monkeypatch.setattr(cutouts, "WIDE_OPEN", share)
-        image, disparity = compose(cut, 100, 96, 0.0, torch.Generator().manual_seed(1))
+        image, disparity = compose(cut, 100, 96, ground, torch.Generator().manual_seed(1))
         near, far = disparity >= cutouts.NEAREST[0], disparity < cutouts.NEAREST[0] / 4
         seen[share] = sharpness(image, near), sharpness(image, far)
     (near, far), (near_open, far_open) = seen.values()
@@ -418,7 +537,9 @@ def test_pasted_colours_and_disparity_are_of_the_same_place(cut: Cutouts) -> Non
     assert step.median() > 3 * elsewhere.median()
 
 
-def test_lessons_are_composed_and_whole(cut: Cutouts) -> None:
+def test_lessons_are_composed_and_whole(cut: Cutouts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cutouts, "LAID", 0.0)
+    monkeypatch.setattr(cutouts, "NEAREST", (0.9, 0.99))
     config = ArGanDrConfig(size=64)
 
     def lessons(n: int, **changes: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,8 +8,9 @@ sharp and as colourful as the subject. Self-training (Xie et al. 2020, "Noisy St
 cut-and-paste (Ghiasi et al. 2021).
 
 Assumed, and not learnt: that the background is a ground which comes nearer downwards, by an amount
-drawn for each scene up to `ground`; and where subjects are said to be `standing`, as people are,
-that a body carries them: it lies below them, as near. Where a photo ends, scenes make one.
+drawn for each scene up to `ground`, or such that the nearest subject stands upon it; and where
+subjects are said to be `standing`, as people are, that a body carries them: it lies below them, as
+near. Where a photo ends, scenes make one.
 
 Images [N, 3, S, S] sRGB 0..1, disparities [N, 1, S, S] 0..1, 1 = the nearest subject.
 """
@@ -30,6 +31,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from argan.errors import InputError, MissingFileError
@@ -55,6 +57,7 @@ ARMS = 0.15  # share of the frame's left or right border that the body may touch
 FEET = (0.0, 1.6)  # where its photo ends in a scene: 0 is half way down, 1 the frame's lower border
 HIPS = (0.7, 1.5)  # width of the body that is made below that, over its width there
 TALL = (1.0, 5.0)  # its height, over the same
+DRESSED = 0.5  # share of them in colours of another photo, in place of those above
 
 # What a scene is made of: a background, farther subjects, the nearest one, and a lens.
 WIDE = (0.5, 2.5)  # of a photo, that the background's width shows; beyond its border it is mirrored
@@ -70,6 +73,11 @@ LENS = (0.3, 2.5)  # px, sigma of what is a whole disparity out of focus
 WIDE_OPEN = 0.4  # share of scenes taken with such a lens; in the others everything is sharp
 FOCUSED = 0.75  # of those, on the nearest subject; the others anywhere
 HORIZON = (-0.5, 0.6)  # of the height, from the top, where the ground begins
+LAID = 0.4  # share of scenes whose ground is a photo of its own, laid flat
+PATTERN = (0.7, 5.0)  # of that photo's width, that the ground's lowest row shows
+UPON = 0.4  # of those, share in which the nearest subject stands upon it
+COARSE = (1, 4, 16)  # px of the photo that are one of the ground's, near and farther away
+VANISHING = 0.04  # of the way from the horizon to the lower border, above which all is alike
 
 
 @dataclass(frozen=True)
@@ -240,9 +248,38 @@ def lesson(
 
 def slope(n: int, size: int, ground: float, rng: torch.Generator) -> Tensor:
     """The disparity of a ground that comes nearer downwards. [n, 1, size, 1]"""
+    return uniform(rng, n, 0, ground) * descent(n, size, rng)
+
+
+def descent(n: int, size: int, rng: torch.Generator) -> Tensor:
+    """From 0 at the horizon, and above it, to 1 at the lower border: what the disparity of a plane
+    is proportional to. [n, 1, size, 1]"""
     down = (torch.arange(size, device=rng.device) + 0.5).view(1, 1, size, 1) / size
     horizon = uniform(rng, n, *HORIZON)
-    return uniform(rng, n, 0, ground) * ((down - horizon) / (1 - horizon)).clamp(0, 1)
+    return ((down - horizon) / (1 - horizon)).clamp(0, 1)
+
+
+def laid(picture: Tensor, down: Tensor, rng: torch.Generator) -> Tensor:
+    """Each picture [n, 3, S, S] as a plane that is seen from above, so that `descent` [n, 1, H, 1]
+    is its disparity: the farther, the smaller its pattern. [n, 3, H, H]; nothing of use above the
+    horizon."""
+    n, size = len(picture), down.shape[2]
+    near = down.clamp(min=VANISHING).view(n, size, 1)
+    width = scales(rng, n, PATTERN).view(n, 1, 1) / near  # of the picture's, that a row shows
+    long = uniform(rng, n, 0.4, 2.0).view(n, 1, 1)  # focal length, in half widths
+    axis = (torch.arange(size, device=down.device) + 0.5) / size * 2 - 1
+    x = width * axis + uniform(rng, n, -1, 1).view(n, 1, 1)
+    y = (width * long + uniform(rng, n, -1, 1).view(n, 1, 1)).expand_as(x)
+    grid = torch.stack([x, y], dim=-1)
+    # How many of the picture's pixels are one of the frame's, as the coarser ones count them.
+    level = torch.log(width * (long / near).clamp(min=1)) / math.log(COARSE[1] / COARSE[0])
+    level = level.clamp(0, len(COARSE) - 1)[:, None]
+    out = torch.zeros(n, 3, size, size, device=down.device)
+    for i, by in enumerate(COARSE):
+        coarse = F.avg_pool2d(picture, by)
+        seen = F.grid_sample(coarse, grid, padding_mode="reflection", align_corners=False)
+        out += (1 - (level - i).abs()).clamp(min=0) * seen
+    return out
 
 
 def compose(
@@ -260,13 +297,39 @@ def compose(
     def blurred(picture: Tensor, level: Tensor) -> Tensor:
         return augment.gaussian(picture, open_lens * (level - focus).abs())
 
-    image, mask = cutouts.draw(n, rng)
-    image, mask = place(image, mask, size, scales(rng, n, WIDE), 1.0, "reflection", False, rng)
-    image = blurred(augment.recolour(image, rng), torch.zeros_like(focus))
-    disparity = slope(n, size, ground, rng) + mask * uniform(rng, n, 0, BEHIND)
+    def placed(picture: Tensor, mask: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """A subject and its alpha, with all that carries it."""
+        subject, alpha = place(picture, mask, size, scale, 0.8, "zeros", cutouts.standing, rng)
+        subject = augment.recolour(subject, rng)
+        if not cutouts.standing:
+            return subject, alpha
+        cloth, its_mask = cutouts.draw(n, rng)
+        cloth, _ = place(cloth, its_mask, size, scales(rng, n, WIDE), 1.0, "reflection", False, rng)
+        return embodied(subject, alpha, augment.recolour(cloth, rng), rng)
 
     nearest, near_mask = cutouts.draw(n, rng, loose=True)
     near_level, near_scale = uniform(rng, n, *NEAREST), scales(rng, n, CLOSE)
+    nearest_placed = placed(nearest, near_mask, near_scale)
+
+    image, mask = cutouts.draw(n, rng)
+    image, mask = place(image, mask, size, scales(rng, n, WIDE), 1.0, "reflection", False, rng)
+    far = torch.zeros_like(focus)
+    image = blurred(augment.recolour(image, rng), far)
+    mask = mask * uniform(rng, n, 0, BEHIND)
+    down, nearness = descent(n, size, rng), uniform(rng, n, 0, ground)
+    if ground:
+        with_ground = chance(rng, n, LAID)
+        floor = laid(augment.recolour(cutouts.draw(n, rng)[0], rng), down, rng)
+        covered = with_ground & (down > 0)
+        touching = lowest(nearest_placed[1], down)
+        upon = with_ground & chance(rng, n, UPON) & (touching > 0) & (not cutouts.standing)
+        nearness = torch.where(upon, (near_level / touching).clamp(max=1), nearness)
+        floor = torch.lerp(blurred(floor, far), blurred(floor, nearness), down)
+        image = torch.where(covered, floor, image)
+        mask = mask * ~covered
+    floor_level = nearness * down
+    disparity = floor_level + mask
+
     distances = torch.stack([scales(rng, n, DISTANCE) for _ in range(FARTHER)])
     subjects = []
     for distance in distances.sort(dim=0, descending=True).values:  # the farthest first
@@ -276,17 +339,12 @@ def compose(
         other = torch.where(alike, nearest, other)
         other_mask = torch.where(alike, near_mask, other_mask)
         there = chance(rng, n, OFTEN)
-        subjects.append((other, other_mask, near_level / distance, scale, there))
-    subjects.append((nearest, near_mask, near_level, near_scale, torch.ones_like(focus)))
+        subject, alpha = placed(other, other_mask, scale)
+        subjects.append((subject, alpha * there, near_level / distance))
+    subjects.append((*nearest_placed, near_level))
 
-    for picture, mask, level, scale, there in subjects:
-        subject, alpha = place(picture, mask, size, scale, 0.8, "zeros", cutouts.standing, rng)
-        subject, alpha = augment.recolour(subject, rng), alpha * there
-        if cutouts.standing:
-            cloth, its_mask = cutouts.draw(n, rng)
-            width = scales(rng, n, WIDE)
-            cloth, _ = place(cloth, its_mask, size, width, 1.0, "reflection", False, rng)
-            subject, alpha = embodied(subject, alpha, augment.recolour(cloth, rng), rng)
+    for subject, alpha, above in subjects:
+        level = torch.maximum(above, lowest(alpha, floor_level))  # before what it stands upon
         disparity = torch.where(alpha > 0.5, torch.maximum(level, disparity), disparity)
         covering = torch.cat([alpha * subject, alpha], dim=1)
         covering = blurred(covering, level)
@@ -294,11 +352,18 @@ def compose(
     return image.clamp(0, 1), disparity.clamp(0, 1)
 
 
+def lowest(alpha: Tensor, down: Tensor) -> Tensor:
+    """Of a ground, down [n, 1, S, 1], what is at the lowest row of each subject, of alpha
+    [n, 1, S, S]; 0 of nothing. [n, 1, 1, 1]"""
+    rows = (alpha > 0.5).any(dim=3, keepdim=True)
+    return (rows * down).amax(dim=2, keepdim=True)
+
+
 def embodied(
     subject: Tensor, alpha: Tensor, cloth: Tensor, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Subjects [n, 3, S, S] and their alpha, with a body below where their photos end: as wide as
-    they are there, of about the colour that they have there, with the pattern of cloth."""
+    they are there, of about the colour that they have there, or of the cloth, with its pattern."""
     n, size = len(alpha), alpha.shape[-1]
     inside = alpha[:, 0] > 0.5
     rows = torch.arange(size, device=alpha.device)
@@ -315,7 +380,8 @@ def embodied(
     body = ((below > 0) & (below < tall) & ((rows - centre).abs() < half))[:, None]
     colour = (subject * hem[:, None]).sum((2, 3), keepdim=True)
     colour = colour / hem.sum((1, 2)).clamp(min=1).view(n, 1, 1, 1)
-    pattern = cloth - cloth.mean(dim=(2, 3), keepdim=True)
+    other = cloth.mean(dim=(2, 3), keepdim=True)
+    colour, pattern = torch.where(chance(rng, n, DRESSED), other, colour), cloth - other
     made = (colour + pattern * uniform(rng, n, 0, 1)).clamp(0, 1)
     return torch.where(body, made, subject), torch.maximum(alpha, body.float())
 
