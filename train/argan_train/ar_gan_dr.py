@@ -40,6 +40,7 @@ SUBJECT_THRESHOLD = 0.5
 SNAP_SMOOTH = 0.01  # variance of sRGB values
 RENDERED_VIEWS = 8
 MULTIPLE = 32  # of the sides of the network's picture
+DECODERS_DIFFER = ("decoder.3", "head")  # in these parts
 PRETRAINED_RATE = 0.1  # of the learning rate, for what was pretrained: a whole one would undo it
 
 
@@ -287,17 +288,19 @@ def describe_student(
     run: Path, record: dict[str, Any], inputs: dict[str, str], config: ArGanDrConfig
 ) -> dict[str, Tensor]:
     """Into both: the earlier student that a run of config goes on from. -> its weights that the run
-    begins with: all where the networks are the same, its encoder's where only the decoders differ,
-    none of another network's."""
+    begins with: all where the networks are the same, all but the last stage's and the head's where
+    only the decoders differ, none of another network's."""
     digest = checkpoint.sha256(run / "ema.safetensors")
     about = checkpoint.read_json(run / "config.json")
     before = about["settings"]
     weights = {}
     if before["network"] == config.network:
-        left_out = () if before["decoder"] == config.decoder else ("decoder", "head")
+        left_out = () if before["decoder"] == config.decoder else DECODERS_DIFFER
         weights = checkpoint.load_floats(run / "ema.safetensors")
         weights = {name: w for name, w in weights.items() if not name.startswith(left_out)}
     parts = list(dict.fromkeys(name.split(".")[0] for name in weights))
+    if weights and left_out:
+        parts[parts.index("decoder")] = "decoder but for its last stage"
     record["student"] = {"run": run.name, "sha256": digest, "begun_with": parts, "record": about}
     inputs[f"{run.name}/ema.safetensors"] = digest
     return weights

@@ -113,7 +113,7 @@ class ArGanDrConfig:
     batch: int = 24  # samples of a step
     seed: int = 0  # of weights, samples and their order
     network: Literal["nano", "small", "base", "lite0"] = "nano"  # lite0: pretrained on ImageNet
-    decoder: Literal["wide", "light"] = "wide"  # light: half the work of "nano"
+    decoder: Literal["wide", "light"] = "wide"  # light: a quarter less work
     learning_rate: float = 2e-3  # AdamW's, at its highest
     weight_decay: float = 1e-4  # AdamW's
     # The lessons.

@@ -227,9 +227,9 @@ class DepthNet(nn.Module):
     (convolution, depthwise convolution, ReLU6, bilinear enlargement, concatenation).
 
     width  parameters, light | wide  multiplications at 256 x 256 (`benchmarks/networks.py`)
-    16     0.22 | 0.32 M             0.14 | 0.28 G   "nano"
-    32     0.83 | 1.22 M             0.49 | 1.04 G   "small"
-    64     3.23 | 4.76 M             1.86 | 4.02 G   "base"
+    16     0.31 | 0.32 M             0.21 | 0.28 G   "nano"
+    32     1.20 | 1.22 M             0.77 | 1.04 G   "small"
+    64     4.70 | 4.76 M             2.98 | 4.02 G   "base"
     """
 
     WIDTHS = {"nano": 16, "small": 32, "base": 64}
@@ -256,11 +256,13 @@ class DepthNet(nn.Module):
 
 
 def make_decoder(stages: list[int], light: bool) -> tuple[nn.ModuleList, nn.Conv2d]:
-    """Decoder and head for features of `stages` channels at 1/2, 1/4 ... 1/32. A light one has no
-    expansions, and a head of 1 x 1: of one channel, 3 x 3 cost as much as of eight on a CPU."""
+    """Decoder and head for features of `stages` channels at 1/2, 1/4 ... 1/32. A light one spares
+    where most of the work is: no expansion at 1/2, and a head of 1 x 1 (of one channel, 3 x 3 cost
+    as much as of eight on a CPU)."""
+    last = len(stages) - 2
     decoder = nn.ModuleList(
-        Separable(below + here, here, expand=1 if light else 2)
-        for below, here in zip(stages[:0:-1], stages[-2::-1], strict=True)
+        Separable(below + here, here, expand=1 if light and i == last else 2)
+        for i, (below, here) in enumerate(zip(stages[:0:-1], stages[-2::-1], strict=True))
     )
     kernel = 1 if light else 3
     return decoder, nn.Conv2d(stages[0], 1, kernel, padding=kernel // 2)
@@ -292,7 +294,7 @@ class Lite0DepthNet(nn.Module):
     """AR-GAN-DR with another encoder: EfficientNet-Lite0 (Tan and Le 2019; no SE, ReLU6), to be
     pretrained on ImageNet, which AR-GAN itself does without. Decoder and head as `DepthNet`.
 
-    light | wide: 3.02 | 3.52 M parameters, 0.52 | 0.80 G multiplications at 256 x 256.
+    light | wide: 3.52 M parameters, 0.73 | 0.80 G multiplications at 256 x 256.
     """
 
     # Repeats, kernel, stride, expansion, channels; of B0, and nothing is scaled.
