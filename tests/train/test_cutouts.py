@@ -21,6 +21,7 @@ from argan_train.cutouts import (
     cut_out,
     descent,
     embodied,
+    emptied,
     laid,
     lesson,
     lowest,
@@ -317,6 +318,9 @@ def test_scenes_of_standing_subjects(cut: Cutouts, monkeypatch: pytest.MonkeyPat
         some = Cutouts(cut.photos, cut.masks, torch.arange(16), standing)
         _, disparity = compose(some, 50, 64, 0.0, torch.Generator().manual_seed(0))
         near = (disparity >= cutouts.NEAREST[0])[:, 0]
+        narrowest = near.any(dim=1).sum(dim=1)
+        narrowest = narrowest[narrowest > 0].float().quantile(0.1)
+        assert (narrowest < 10) == standing  # discs of 26 of 48 px, half a frame: 12 px of 64
         reaching = near[:, -1].any(dim=1) | ~near.any(dim=2).any(dim=1)
         assert bool(reaching.all()) == standing
 
@@ -424,6 +428,32 @@ def test_a_ground_is_laid_in_some_scenes_alone(
         black[ground] = ((image[:, :, -1].amax(dim=1) == 0) & below).any(dim=1).float().mean()
     assert len(asked) == 1
     assert black[0.0] < 0.05 and 0.2 < black[0.5] < 0.5
+
+
+def test_a_portraits_background_is_without_its_person() -> None:
+    """And is the photo's own elsewhere; other subjects stay, as something that is nearer."""
+    rng = torch.Generator().manual_seed(0)
+    photos, mask = torch.zeros(4, 3, SIZE, SIZE), torch.zeros(4, 1, SIZE, SIZE)
+    photos[:] = torch.linspace(0.2, 0.4, SIZE).view(1, 1, SIZE, 1)  # a wall
+    mask[0, :, 10:, 18:30] = 1  # which half a frame beside it shows as well
+    mask[1, :, 20:, :] = 1  # nothing beside it
+    mask[2] = 1
+    person = torch.tensor([1.0, 0.1, 0.9]).view(3, 1, 1)
+    images = torch.where(mask > 0, person, photos)
+    images[0, 2, :, 36:] = 0.6
+    empty = emptied(images, mask)
+    away = F.max_pool2d(mask, 9, 1, 4)[:, 0] == 0
+    for before, after, there in zip(images, empty, away, strict=True):
+        assert torch.equal(before[:, there], after[:, there])
+    assert (empty[:2, 0] < 0.45).all()  # nothing of the person's red is left
+    torch.testing.assert_close(empty[0, :2, 20, 20:28], photos[0, :2, 20, 20:28], atol=0.02, rtol=0)
+    assert (empty[1, :, 40] - empty[1, :, 8]).abs().max() < 0.15
+    assert not empty[2].any() and torch.equal(empty[3], images[3])
+    stored = Cutouts((images * 255).byte(), mask.bool(), torch.arange(4))
+    image, nearer = stored.draw_background(30, rng)
+    assert nearer.any() and (image[:, 0] > 0.9).any()
+    image, nearer = dataclasses.replace(stored, standing=True).draw_background(30, rng)
+    assert not nearer.any() and (image[:, 0] < 0.45).all()
 
 
 def test_a_laid_ground_ends_at_the_horizon(cut: Cutouts, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,7 @@ ARMS = 0.15  # share of the frame's left or right border that the body may touch
 FEET = (0.0, 1.6)  # where its photo ends in a scene: 0 is half way down, 1 the frame's lower border
 HIPS = (0.7, 1.5)  # width of the body that is made below that, over its width there
 TALL = (1.0, 5.0)  # its height, over the same
+WHOLE = (0.8, 4.5)  # as CLOSE below: a face fills its photo, and is little of a whole figure's
 DRESSED = 0.5  # share of them in colours of another photo, in place of those above
 
 # What a scene is made of: a background, farther subjects, the nearest one, and a lens.
@@ -97,6 +98,12 @@ class Cutouts:
         pick = self.loose[pick] if loose else pick
         image, mask = self.photos[pick].to(rng.device), self.masks[pick].to(rng.device)
         return image.float() / 255, mask.float()
+
+    def draw_background(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """n images to put others before, and what in them is nearer than the rest. Standing
+        subjects are taken out: a face that fills the frame is near, whoever stands before it."""
+        image, mask = self.draw(n, rng)
+        return (emptied(image, mask), torch.zeros_like(mask)) if self.standing else (image, mask)
 
 
 def cut_out(
@@ -303,15 +310,16 @@ def compose(
         subject = augment.recolour(subject, rng)
         if not cutouts.standing:
             return subject, alpha
-        cloth, its_mask = cutouts.draw(n, rng)
+        cloth, its_mask = cutouts.draw_background(n, rng)
         cloth, _ = place(cloth, its_mask, size, scales(rng, n, WIDE), 1.0, "reflection", False, rng)
         return embodied(subject, alpha, augment.recolour(cloth, rng), rng)
 
     nearest, near_mask = cutouts.draw(n, rng, loose=True)
-    near_level, near_scale = uniform(rng, n, *NEAREST), scales(rng, n, CLOSE)
+    near_level = uniform(rng, n, *NEAREST)
+    near_scale = scales(rng, n, WHOLE if cutouts.standing else CLOSE)
     nearest_placed = placed(nearest, near_mask, near_scale)
 
-    image, mask = cutouts.draw(n, rng)
+    image, mask = cutouts.draw_background(n, rng)
     image, mask = place(image, mask, size, scales(rng, n, WIDE), 1.0, "reflection", False, rng)
     far = torch.zeros_like(focus)
     image = blurred(augment.recolour(image, rng), far)
@@ -319,7 +327,8 @@ def compose(
     down, nearness = descent(n, size, rng), uniform(rng, n, 0, ground)
     if ground:
         with_ground = chance(rng, n, LAID)
-        floor = laid(augment.recolour(cutouts.draw(n, rng)[0], rng), down, rng)
+        floor, _ = cutouts.draw_background(n, rng)
+        floor = laid(augment.recolour(floor, rng), down, rng)
         covered = with_ground & (down > 0)
         touching = lowest(nearest_placed[1], down)
         upon = with_ground & chance(rng, n, UPON) & (touching > 0) & (not cutouts.standing)
@@ -350,6 +359,28 @@ def compose(
         covering = blurred(covering, level)
         image = covering[:, :3] + (1 - covering[:, 3:]) * image
     return image.clamp(0, 1), disparity.clamp(0, 1)
+
+
+def emptied(image: Tensor, mask: Tensor) -> Tensor:
+    """Images [n, 3, S, S] without their subjects, mask [n, 1, S, S]: in their place is what lies
+    half a frame beside them, and where that is subject as well, the colours around."""
+    size = image.shape[-1]
+    rim = 2 * (size // 24) + 1  # the cut may have left hair, and colours bleed
+    mask = F.max_pool2d(mask, rim, 1, rim // 2)
+    weight = F.avg_pool2d(1 - mask, 4)  # these colours are coarse
+    around = F.avg_pool2d(image * (1 - mask), 4)
+    for _ in range(size // 4):  # each pixel that knows nothing asks its neighbours
+        unknown = weight == 0
+        if not unknown.any():
+            break
+        around = torch.where(unknown, F.avg_pool2d(around, 3, 1, 1), around)
+        weight = torch.where(unknown, F.avg_pool2d(weight, 3, 1, 1), weight)
+    # All subject: black.
+    around = F.interpolate(around / weight.clamp(min=1e-6), size=(size, size), mode="bilinear")
+    beside, taken = image.roll(size // 2, dims=3), mask.roll(size // 2, dims=3)
+    fill = torch.where(taken > 0, around, beside)
+    soft = F.avg_pool2d(F.pad(mask, [rim // 2] * 4, mode="replicate"), rim, 1)
+    return image * (1 - soft) + fill * soft
 
 
 def lowest(alpha: Tensor, down: Tensor) -> Tensor:
