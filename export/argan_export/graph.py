@@ -68,11 +68,19 @@ def refocus_graph(run: DepthGraph, height: int, width: int) -> Graph:
 
 
 def golden_input(height: int, width: int) -> torch.Tensor:
-    """A seeded picture [1, 3, height, width] with smooth parts, edges and grain, of 8 bits: graphs
-    that take whole numbers see the same."""
+    """A seeded picture [1, 3, height, width] of a subject with petals before a background, with
+    smooth parts, edges and grain, of 8 bits: graphs that take whole numbers see the same.
+
+    A network is sure of its depth, as it is of a photo's. Where nothing is in front it is not, and
+    the least rounding tips it over: int8 is then anything from 32 to 43 dB by luck.
+    """
     rng = torch.Generator().manual_seed(0)
-    coarse = torch.rand(1, 3, 6, 6, generator=rng)
+    coarse = torch.rand(2, 3, 6, 6, generator=rng)
     smooth = nn.functional.interpolate(coarse, size=(height, width), mode="bicubic")
-    blocks = nn.functional.interpolate(coarse.flip(-1), size=(height, width), mode="nearest")
-    grain = torch.randn(smooth.shape, generator=rng) * 0.02
-    return ((0.6 * smooth + 0.4 * blocks + grain).clamp(0, 1) * 255).round() / 255
+    blocks = nn.functional.interpolate(coarse[:1].flip(-1), size=(height, width), mode="nearest")
+    y, x = ((torch.arange(side) - side / 2 + 0.5) / min(height, width) for side in (height, width))
+    y, x = torch.meshgrid(y, x, indexing="ij")
+    petals = torch.hypot(x, y) < 0.275 + 0.07 * torch.cos(5 * torch.atan2(y, x))
+    picture = torch.where(petals, 0.4 + 0.6 * smooth[1:], 0.6 * smooth[:1] + 0.4 * blocks)
+    grain = torch.randn(picture.shape, generator=rng) * 0.02
+    return ((picture + grain).clamp(0, 1) * 255).round() / 255

@@ -435,6 +435,7 @@ def test_a_portraits_background_is_without_its_person() -> None:
     rng = torch.Generator().manual_seed(0)
     photos, mask = torch.zeros(4, 3, SIZE, SIZE), torch.zeros(4, 1, SIZE, SIZE)
     photos[:] = torch.linspace(0.2, 0.4, SIZE).view(1, 1, SIZE, 1)  # a wall
+    photos[0, 1] += 0.1 * (torch.arange(SIZE) % 2)  # with a pattern,
     mask[0, :, 10:, 18:30] = 1  # which half a frame beside it shows as well
     mask[1, :, 20:, :] = 1  # nothing beside it
     mask[2] = 1
@@ -447,6 +448,7 @@ def test_a_portraits_background_is_without_its_person() -> None:
         assert torch.equal(before[:, there], after[:, there])
     assert (empty[:2, 0] < 0.45).all()  # nothing of the person's red is left
     torch.testing.assert_close(empty[0, :2, 20, 20:28], photos[0, :2, 20, 20:28], atol=0.02, rtol=0)
+    assert empty[1, 1, 40].std() < 0.01 < 0.04 < empty[0, 1, 40, 20:28].std()
     assert (empty[1, :, 40] - empty[1, :, 8]).abs().max() < 0.15
     assert not empty[2].any() and torch.equal(empty[3], images[3])
     stored = Cutouts((images * 255).byte(), mask.bool(), torch.arange(4))

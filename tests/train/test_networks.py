@@ -98,10 +98,10 @@ def test_a_light_decoder_is_light_where_most_of_the_work_is() -> None:
     assert same == {n: w.shape for n, w in lighter if not n.startswith(DECODERS_DIFFER)}
 
 
-def test_the_weights_that_ship_are_those_of_a_network_without_the_setting() -> None:
+def test_the_weights_that_ship_fit_the_network() -> None:
     network, config = load_depth_net(WEIGHTS / "flowers-dr")  # fails where a name has changed
-    assert config.decoder == "wide"
-    assert sum(p.numel() for p in network.parameters()) == 319_377
+    assert config.decoder == "light"
+    assert sum(p.numel() for p in network.parameters()) == 314_809
 
 
 def test_the_imagenet_encoder_is_efficientnet_lite0() -> None:

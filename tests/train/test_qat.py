@@ -1,6 +1,5 @@
 """A student learns to say in int8 what it says in float, and stays an ordinary student."""
 
-import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -100,14 +99,7 @@ def int8_psnr(network, seen, student):
 
 
 def test_a_student_learns_to_say_in_int8_what_it_says_in_float(shipped):
-    """One whose channels differ more in strength than the shipped one's, which int8 hurts less than
-    a short run can mend."""
     student, config, teachers = shipped
-    student = copy.deepcopy(student)
-    torch.manual_seed(0)
-    for weight in student.parameters():
-        if weight.ndim == 4:
-            weight.data.mul_(torch.exp(0.3 * torch.randn(len(weight), 1, 1, 1)))
     short = {"steps": 100, "batch": 4, "warmup": 10, "size": 64}
     config = dataclasses.replace(config, **qat.SETTINGS | short)
     method = qat.Int8Student(config, teachers, CPU, None, student)
@@ -116,8 +108,8 @@ def test_a_student_learns_to_say_in_int8_what_it_says_in_float(shipped):
     for step in range(1, config.steps + 1):
         method.step(step)
     after, to_student = int8_psnr(method.ema, seen, student)
-    assert after > before  # seen: 42.31 and 42.43 dB
-    assert to_student > before + 0.15  # seen: 42.69
+    assert after > before + 0.4  # seen: 45.52 and 46.29 dB
+    assert to_student > before + 0.8  # seen: 47.01
 
 
 @pytest.fixture(scope="module")
