@@ -75,8 +75,9 @@ WIDE_OPEN = 0.4  # share of scenes taken with such a lens; in the others everyth
 FOCUSED = 0.75  # of those, on the nearest subject; the others anywhere
 HORIZON = (-0.5, 0.6)  # of the height, from the top, where the ground begins
 LAID = 0.4  # share of scenes whose ground is a photo of its own, laid flat
-PATTERN = (0.7, 5.0)  # of that photo's width, that the ground's lowest row shows
 UPON = 0.4  # of those, share in which the nearest subject stands upon it
+PATTERN = (0.7, 5.0)  # of that photo's width, that the ground's lowest row shows
+FOCAL = (0.4, 2.0)  # focal length of the camera that sees it, in half widths of the frame
 COARSE = (1, 4, 16)  # px of the photo that are one of the ground's, near and farther away
 VANISHING = 0.04  # of the way from the horizon to the lower border, above which all is alike
 
@@ -273,13 +274,13 @@ def laid(picture: Tensor, down: Tensor, rng: torch.Generator) -> Tensor:
     n, size = len(picture), down.shape[2]
     near = down.clamp(min=VANISHING).view(n, size, 1)
     width = scales(rng, n, PATTERN).view(n, 1, 1) / near  # of the picture's, that a row shows
-    long = uniform(rng, n, 0.4, 2.0).view(n, 1, 1)  # focal length, in half widths
+    focal = uniform(rng, n, *FOCAL).view(n, 1, 1)
     axis = (torch.arange(size, device=down.device) + 0.5) / size * 2 - 1
     x = width * axis + uniform(rng, n, -1, 1).view(n, 1, 1)
-    y = (width * long + uniform(rng, n, -1, 1).view(n, 1, 1)).expand_as(x)
+    y = (width * focal + uniform(rng, n, -1, 1).view(n, 1, 1)).expand_as(x)
     grid = torch.stack([x, y], dim=-1)
     # How many of the picture's pixels are one of the frame's, as the coarser ones count them.
-    level = torch.log(width * (long / near).clamp(min=1)) / math.log(COARSE[1] / COARSE[0])
+    level = torch.log(width * (focal / near).clamp(min=1)) / math.log(COARSE[1] / COARSE[0])
     level = level.clamp(0, len(COARSE) - 1)[:, None]
     out = torch.zeros(n, 3, size, size, device=down.device)
     for i, by in enumerate(COARSE):
@@ -318,26 +319,7 @@ def compose(
     near_level = uniform(rng, n, *NEAREST)
     near_scale = scales(rng, n, WHOLE if cutouts.standing else CLOSE)
     nearest_placed = placed(nearest, near_mask, near_scale)
-
-    image, mask = cutouts.draw_background(n, rng)
-    image, mask = place(image, mask, size, scales(rng, n, WIDE), 1.0, "reflection", False, rng)
-    far = torch.zeros_like(focus)
-    image = blurred(augment.recolour(image, rng), far)
-    mask = mask * uniform(rng, n, 0, BEHIND)
-    down, nearness = descent(n, size, rng), uniform(rng, n, 0, ground)
-    if ground:
-        with_ground = chance(rng, n, LAID)
-        floor, _ = cutouts.draw_background(n, rng)
-        floor = laid(augment.recolour(floor, rng), down, rng)
-        covered = with_ground & (down > 0)
-        touching = lowest(nearest_placed[1], down)
-        upon = with_ground & chance(rng, n, UPON) & (touching > 0) & (not cutouts.standing)
-        nearness = torch.where(upon, (near_level / touching).clamp(max=1), nearness)
-        floor = torch.lerp(blurred(floor, far), blurred(floor, nearness), down)
-        image = torch.where(covered, floor, image)
-        mask = mask * ~covered
-    floor_level = nearness * down
-    disparity = floor_level + mask
+    image, floor, disparity = behind(cutouts, nearest_placed[1], near_level, ground, blurred, rng)
 
     distances = torch.stack([scales(rng, n, DISTANCE) for _ in range(FARTHER)])
     subjects = []
@@ -353,12 +335,40 @@ def compose(
     subjects.append((*nearest_placed, near_level))
 
     for subject, alpha, above in subjects:
-        level = torch.maximum(above, lowest(alpha, floor_level))  # before what it stands upon
+        level = torch.maximum(above, lowest(alpha, floor))  # before what it stands upon
         disparity = torch.where(alpha > 0.5, torch.maximum(level, disparity), disparity)
         covering = torch.cat([alpha * subject, alpha], dim=1)
         covering = blurred(covering, level)
         image = covering[:, :3] + (1 - covering[:, 3:]) * image
     return image.clamp(0, 1), disparity.clamp(0, 1)
+
+
+def behind(
+    cutouts: Cutouts, alpha: Tensor, near_level: Tensor, ground: float,
+    blurred: Callable[[Tensor, Tensor], Tensor], rng: torch.Generator,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """What a scene's subjects are before: image, the disparity of its ground [n, 1, S, 1], and of
+    all of it. alpha [n, 1, S, S] and near_level [n, 1, 1, 1] are the nearest subject's;
+    blurred(image, disparity): as the lens takes it."""
+    n, size = len(alpha), alpha.shape[-1]
+    image, mask = cutouts.draw_background(n, rng)
+    image, mask = place(image, mask, size, scales(rng, n, WIDE), 1.0, "reflection", False, rng)
+    far = torch.zeros_like(near_level)
+    image = blurred(augment.recolour(image, rng), far)
+    mask = mask * uniform(rng, n, 0, BEHIND)
+    down, nearness = descent(n, size, rng), uniform(rng, n, 0, ground)
+    if ground:
+        with_ground = chance(rng, n, LAID)
+        floor, _ = cutouts.draw_background(n, rng)
+        floor = laid(augment.recolour(floor, rng), down, rng)
+        covered = with_ground & (down > 0)
+        touching = lowest(alpha, down)
+        upon = with_ground & chance(rng, n, UPON) & (touching > 0) & (not cutouts.standing)
+        nearness = torch.where(upon, (near_level / touching).clamp(max=1), nearness)
+        floor = torch.lerp(blurred(floor, far), blurred(floor, nearness), down)
+        image = torch.where(covered, floor, image)
+        mask = mask * ~covered
+    return image, nearness * down, nearness * down + mask
 
 
 def emptied(image: Tensor, mask: Tensor) -> Tensor:
