@@ -72,7 +72,7 @@ def golden_input(height: int, width: int) -> torch.Tensor:
     smooth parts, edges and grain, of 8 bits: graphs that take whole numbers see the same.
 
     A network is sure of its depth, as it is of a photo's. Where nothing is in front it is not, and
-    the least rounding tips it over: int8 is then anything from 32 to 43 dB by luck.
+    the least rounding tips it over: int8 is then anything from 32 to 41 dB by luck.
     """
     rng = torch.Generator().manual_seed(0)
     coarse = torch.rand(2, 3, 6, 6, generator=rng)

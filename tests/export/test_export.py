@@ -110,7 +110,7 @@ def test_the_golden_answer_does_not_depend_on_the_number_of_threads() -> None:
 def test_the_golden_picture_has_a_subject_that_a_network_is_sure_of(
     height: int, width: int
 ) -> None:
-    """Else int8 would be as good as chance has it: 32 to 43 dB of one network."""
+    """Else int8 would be as good as chance has it: 32 to 41 dB of one network."""
     image = graph.golden_input(height, width)
     assert image.shape == (1, 3, height, width) and 0 <= image.min() and image.max() <= 1
     assert torch.equal(image * 255, (image * 255).round())
@@ -119,7 +119,7 @@ def test_the_golden_picture_has_a_subject_that_a_network_is_sure_of(
     disparity = made.graph([(height, width)]).answers({"image": image.numpy()})["disparity"][0, 0]
     least = min(height, width)
     middle = disparity[height // 2 - least // 8 :, width // 2 - least // 8 :]
-    assert middle[: least // 4, : least // 4].min() > 0.8  # seen: 0.93
+    assert middle[: least // 4, : least // 4].min() > 0.8  # seen: 0.94
     corners = [disparity[:8, :8], disparity[:8, -8:], disparity[-8:, :8], disparity[-8:, -8:]]
     assert max(corner.max() for corner in corners) < 0.5  # seen: 0.39
 
