@@ -1,12 +1,14 @@
 """Shapes, ranges, and that gradients reach what they should."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from argan_train import image_metrics, losses
+from argan.errors import InputError
+from argan_train import checkpoint, image_metrics, losses
 from argan_train.ar_gan_dr import DECODERS_DIFFER, load_depth_net
 from argan_train.distributed import BatchNorm2d
 from argan_train.networks import (
@@ -102,6 +104,15 @@ def test_the_weights_that_ship_fit_the_network() -> None:
     network, config = load_depth_net(WEIGHTS / "flowers-dr")  # fails where a name has changed
     assert config.decoder == "light"
     assert sum(p.numel() for p in network.parameters()) == 314_809
+
+
+def test_weights_of_another_network_are_an_error_in_one_line(tmp_path: Path) -> None:
+    shutil.copytree(WEIGHTS / "flowers-dr", tmp_path / "run")
+    record = checkpoint.read_json(tmp_path / "run/config.json")
+    record["settings"]["decoder"] = "wide"
+    checkpoint.write_json(tmp_path / "run/config.json", record)
+    with pytest.raises(InputError, match="not those of its settings, or of an earlier version"):
+        load_depth_net(tmp_path / "run")
 
 
 def test_the_imagenet_encoder_is_efficientnet_lite0() -> None:

@@ -313,7 +313,13 @@ def load_depth_net(run: Path) -> tuple[DepthNet | Lite0DepthNet, ArGanDrConfig]:
         raise InputError(f"{run} is a run of {about['method']}: give one of {ArGanDr.name}")
     config = build(ArGanDrConfig, about["settings"])
     network = depth_net(config.network, config.decoder)
-    network.load_state_dict(checkpoint.load_floats(run / "ema.safetensors"))
+    try:
+        network.load_state_dict(checkpoint.load_floats(run / "ema.safetensors"))
+    except RuntimeError as error:
+        raise InputError(
+            f"{run}: its weights are not those of its settings, or of an earlier version's"
+            " network: train it again"
+        ) from error
     return network.eval().requires_grad_(False), config
 
 
