@@ -46,10 +46,12 @@ ROWS: dict[str, dict[str, Any]] = {
     # A second round: the first row's student goes on, as the preset has it or with other lessons.
     # Its photos are of the toy world, unlabelled.
     "second": {},
-    "second-generated": {"cutout_share": 0.0},  # as long, and nothing cut out
+    # As long, and nothing cut out.
+    "second-generated": {"cutout_share": 0.0, "consistency_weight": 0.0},
     "second-real": {"cutout_share": 1.0},
     "second-scenes": {"composed": 1.0},
     "second-whole": {"composed": 0.0},
+    "second-inconsistent": {"consistency_weight": 0.0},
 }
 WITH_PHOTOS = ("consistency",)
 GROUPS = {"toy sharp": "sharp", "toy blurred": "blurred", "toy off centre": "off centre"}

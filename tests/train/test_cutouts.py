@@ -26,8 +26,10 @@ from argan_train.cutouts import (
     lesson,
     lowest,
     place,
+    rows_of,
     segment,
     slope,
+    stemmed,
 )
 
 SIZE = 48
@@ -270,59 +272,174 @@ def test_a_standing_subject_ends_where_its_feet_are() -> None:
     assert present[top < 23].sum(dim=1).unique().tolist() in ([23, 24], [24], [24, 25])
 
 
-def test_a_body_is_made_below_a_subject(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cutouts, "HIPS", (0.8, 1.2))
-    monkeypatch.setattr(cutouts, "TALL", (1.0, 1.5))
-    monkeypatch.setattr(cutouts, "DRESSED", 0.0)
-    rng = torch.Generator().manual_seed(0)
-    subject = torch.rand(40, 3, SIZE, SIZE, generator=rng)
-    alpha = torch.zeros(40, 1, SIZE, SIZE)
-    alpha[:, :, 4:14, 20:24] = alpha[:, :, 14:20, 15:27] = 1  # a neck, and shoulders of 12 px
+def busts(n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Heads of 8 x 10 px in one colour on shoulders of 16 px in another; the photo ends at row 20 of
+    48. Of the first there is nothing."""
+    subject, alpha = torch.zeros(n, 3, SIZE, SIZE), torch.zeros(n, 1, SIZE, SIZE)
+    subject[:, 0], subject[:, 2, 14:] = 0.9, 0.6
+    alpha[:, :, 4:14, 20:28] = alpha[:, :, 14:20, 16:32] = 1
     alpha[0] = 0
-    subject[:, :, 14:20] = torch.tensor([0.2, 0.5, 0.7]).view(3, 1, 1)
-    cloth = torch.rand(40, 3, SIZE, SIZE, generator=rng) * 0.1
-    image, whole = embodied(subject, alpha, cloth, rng)
-    assert torch.equal(image[:, :, :19], subject[:, :, :19])
-    assert torch.equal(whole[:, :, :20], alpha[:, :, :20])
-    assert not whole[0].any() and torch.equal(image[0], subject[0])
-    body = whole[1:, 0, 20:] > 0
-    heights, widths = body.any(dim=2).sum(dim=1), body.sum(dim=2)
-    assert heights.min() >= 11 and heights.max() <= 18 and len(heights.unique()) > 3
-    assert (widths[:, 0] >= 11).all() and (widths[:, 0] <= 13).all()
-    assert 9 <= widths[widths > 0].min() < 11 and 13 < widths.max() <= 15
-    columns = body.any(dim=1) * torch.arange(SIZE)
-    middles = columns.sum(dim=1) / body.any(dim=1).sum(dim=1)
-    assert ((middles - 20.5).abs() <= 0.5).all()
-    made = (image[1:, :, 20:] * body[:, None]).sum((2, 3)) / body.sum((1, 2))[:, None]
-    torch.testing.assert_close(made, torch.tensor([[0.2, 0.5, 0.7]]).expand(39, 3),
-                               atol=0.02, rtol=0)  # fmt: skip
-    patterned = torch.stack([i[0, 20:][b].std() for i, b in zip(image[1:], body, strict=True)])
-    assert patterned.min() < 0.005 and patterned.max() > 0.02
+    return subject, alpha
 
 
-def test_some_bodies_are_dressed_in_other_colours() -> None:
-    subject, alpha = torch.full((60, 3, SIZE, SIZE), 0.2), torch.zeros(60, 1, SIZE, SIZE)
-    alpha[:, :, 10:30, 15:27] = 1
-    cloth = torch.full((60, 3, SIZE, SIZE), 0.7)
-    image, whole = embodied(subject, alpha, cloth, torch.Generator().manual_seed(0))
-    assert (whole[:, 0, 34, 21] == 1).all()
-    made = image[:, 0, 34, 21]
-    dressed = (made - 0.7).abs() < 1e-4
-    assert 20 < dressed.sum() < 40 and torch.allclose(made[~dressed], torch.tensor(0.2))
+def test_a_figure_is_made_below_a_subject(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sized by the head, joined to the subject and symmetric about it over many."""
+    rng = torch.Generator().manual_seed(0)
+    subject, alpha = busts(200)
+    image, whole = embodied(subject, alpha, torch.rand(200, 3, SIZE, SIZE, generator=rng), rng)
+    assert torch.equal(image[1:, :, 4:14, 20:28], subject[1:, :, 4:14, 20:28])
+    assert (whole >= alpha).all() and not whole[0].any() and torch.isfinite(image).all()
+    assert 0 <= image.min() and image.max() <= 1
+    figure = whole[1:, 0] > 0
+    assert not figure[:, :4].any()
+    assert figure[:, 20:22].any(dim=2).all() and figure[:, 40:].any(dim=2).any(dim=1).all()
+    for one in figure:  # but for a hand that is hidden behind the trunk, it is one piece
+        assert cv2.connectedComponents(one.numpy().astype(np.uint8))[0] == 2
+    middle = (figure.float().mean((0, 1)) * (torch.arange(SIZE) + 0.5)).sum() / figure.float().mean(
+        (0, 1)).sum()  # fmt: skip
+    assert abs(middle - 24) < 0.3
+    # A head half as wide: the trunk, too, where arms don't reach.
+    monkeypatch.setattr(cutouts, "SPREAD", (0.0, 0.0))
+    monkeypatch.setattr(cutouts, "BEND", (0.0, 0.0))
+    widths = {}
+    for half in (2, 4):
+        alpha[:] = 0
+        alpha[1:, :, 4:20, 24 - half : 24 + half] = 1
+        _, whole = embodied(subject, alpha, subject, torch.Generator().manual_seed(0))
+        widths[half] = (whole[1:, 0, 21] > 0).sum(dim=1).float()
+        low, high = (2 * 2 * half * of for of in cutouts.SHOULDER)
+        assert low - 1.5 <= widths[half].min() and widths[half].max() <= high + 1.5
+    assert 1.8 < (widths[4] / widths[2]).mean() < 2.2
+
+
+def test_clothes_have_the_subjects_colours_or_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SHADE", "BARE"):
+        monkeypatch.setattr(cutouts, name, 0.0)
+    subject, alpha = busts(100)
+    cloth = torch.full_like(subject, 0.4)
+    made, bare = {}, {}
+    for dressed in (0.0, 0.5, 1.0):
+        monkeypatch.setattr(cutouts, "DRESSED", dressed)
+        image, _ = embodied(subject, alpha, cloth, torch.Generator().manual_seed(0))
+        made[dressed] = image[1:, :, 21, 24]
+    own = torch.tensor([0.9, 0.0, 0.6])
+    torch.testing.assert_close(made[0.0], own.expand(99, 3))
+    grey = made[1.0]
+    assert torch.allclose(grey, grey.mean(dim=1, keepdim=True)) and grey.std() > 0.1
+    kept = (made[0.5] - own).abs().amax(dim=1) < 1e-4
+    assert 30 < kept.sum() < 70
+    patterned = cloth + 0.2 * torch.rand(cloth.shape, generator=torch.Generator().manual_seed(1))
+    image, whole = embodied(subject, alpha, patterned, torch.Generator().manual_seed(0))
+    contrast = image[1:, 0, 22:26, 20:28].std((1, 2))
+    assert contrast.min() < 0.01 and contrast.max() > 0.04
+    # Bare: of the head's colour, above none of the cloth's; the trunk never.
+    monkeypatch.setattr(cutouts, "DRESSED", 0.0)
+    for share in (0.0, 1.0):
+        monkeypatch.setattr(cutouts, "BARE", share)
+        image, whole = embodied(subject, alpha, cloth, torch.Generator().manual_seed(0))
+        below = (whole[:, 0] > 0) & (alpha[:, 0] == 0)
+        skin = (image - torch.tensor([0.9, 0, 0]).view(3, 1, 1)).abs().amax(dim=1) < 1e-4
+        bare[share] = (skin & below).sum((1, 2))[1:] / below.sum((1, 2))[1:]
+    assert not bare[0.0].any() and 0.2 < bare[1.0].mean() < 0.8
+
+
+def stems(n: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
+    """Of red discs, 12 px wide, in the frames' middles, but of the first; with cloths of green."""
+    y, x = np.mgrid[:SIZE, :SIZE] + 0.5
+    disc = torch.from_numpy((x - 24) ** 2 + (y - 24) ** 2 < 6**2).float()
+    alpha = disc.expand(n, 1, SIZE, SIZE).clone()
+    alpha[0] = 0
+    subject, cloth = torch.zeros(2, n, 3, SIZE, SIZE)
+    subject[:, 0], cloth[:, 1] = 1, 0.5
+    return subject, alpha, *stemmed(subject, alpha, cloth, torch.Generator().manual_seed(seed))
+
+
+def test_a_stem_is_made_below_some_subjects(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject, alpha, image, whole, foot = stems(300)
+    stem = foot[:, 0, 0, 0] > 0
+    assert 0.5 < stem.float().mean() < 0.7 and not stem[0]
+    assert torch.isfinite(image).all() and 0 <= image.min() and image.max() <= 1
+    assert torch.equal(whole[~stem], alpha[~stem]) and (whole >= alpha).all()
+    at = alpha[:, 0] == 1
+    torch.testing.assert_close(image.movedim(1, -1)[at], subject.movedim(1, -1)[at])
+    added = (whole - alpha)[stem, 0]
+    assert (image[stem, 0][added > 0.5] == 0).all() and (image[stem, 1][added > 0.5] > 0.1).all()
+    # Between half of the subject's height below its middle and three times that, and one piece.
+    heights = (foot[stem, 0, 0, 0] * SIZE - 24) / 12
+    assert cutouts.LENGTH[0] <= heights.min() < 0.7 and 2.8 < heights.max() <= cutouts.LENGTH[1]
+    for one in (whole[stem, 0] > 0).numpy().astype(np.uint8):
+        assert cv2.connectedComponents(one)[0] == 2
+    monkeypatch.setattr(cutouts, "LEAVES", 0.0)
+    _, alpha, _, whole, foot = stems(300)
+    rows = (whole - alpha)[:, 0].sum(dim=2)[:, 32:]  # how wide, below the disc
+    assert rows.max() < 3.5 and rows[rows > 0].median() < 1.3
+    end = (rows > 0.5).sum(dim=1) + 32
+    inside = (foot[:, 0, 0, 0] > 0.75) & (foot[:, 0, 0, 0] < 1)
+    assert ((end / SIZE - foot[:, 0, 0, 0])[inside].abs() < 0.04).all() and inside.sum() > 20
+    leaning = (whole - alpha)[:, 0, -1] * (torch.arange(SIZE) + 0.5)
+    there = (whole - alpha)[:, 0, -1].sum(dim=1) > 0.9
+    columns = (leaning.sum(dim=1) / (whole - alpha)[:, 0, -1].sum(dim=1))[there]
+    assert columns.min() < 16 and columns.max() > 32
+
+
+def test_stems_are_as_near_as_their_subjects(cut: Cutouts, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"OFTEN": 0.0, "BEHIND": 0.0, "LENGTH": (4.0, 4.0), "LEAVES": 0.0,
+                        "CLOSE": (2.0, 2.0)}.items():  # fmt: skip
+        monkeypatch.setattr(cutouts, name, value)
+    reaching = {}
+    for share in (0.0, 1.0):
+        monkeypatch.setattr(cutouts, "STEMS", share)
+        _, disparity = compose(cut, 100, 96, 0.0, torch.Generator().manual_seed(0))
+        levels = [len(one[one > 0].unique()) for one in disparity]
+        assert max(levels) == 1
+        reaching[share] = disparity[:, 0, -1].any(dim=1).float().mean()
+    assert reaching[0.0] < 0.4 and reaching[1.0] > 0.85  # a stem may leave at a side
+
+
+def test_hardly_anything_of_a_subject_makes_no_nan(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    masks = torch.zeros(16, 1, SIZE, SIZE, dtype=torch.bool)
+    masks[:, :, 23:25, 23] = True  # may fall between the pixels of a frame
+    for standing in (False, True):
+        some = Cutouts(scenes(16), masks, torch.arange(16), standing)
+        for seed in range(5):
+            image, disparity = compose(some, 50, 64, 0.5, torch.Generator().manual_seed(seed))
+            assert torch.isfinite(image).all() and torch.isfinite(disparity).all()
+
+
+def test_subjects_are_put_before_other_photos(cut: Cutouts) -> None:
+    white = torch.full((3, 3, SIZE, SIZE), 255, dtype=torch.uint8)
+    for standing in (False, True):
+        some = dataclasses.replace(cut, standing=standing, backgrounds=white)
+        image, nearer = some.draw_background(200, torch.Generator().manual_seed(0))
+        elsewhere = (image == 1).flatten(1).all(dim=1)
+        assert 80 < elsewhere.sum() < 120
+        assert not nearer[elsewhere].any() and nearer[~elsewhere].any() != standing
 
 
 def test_scenes_of_standing_subjects(cut: Cutouts, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They reach to the lower border, if they are tall."""
-    monkeypatch.setattr(cutouts, "TALL", (99.0, 99.0))
+    """They reach to the lower border, if their trunks are long."""
+    monkeypatch.setattr(cutouts, "TRUNK", (99.0, 99.0))
+    monkeypatch.setattr(cutouts, "STEMS", 0.0)
     for standing in (False, True):
         some = Cutouts(cut.photos, cut.masks, torch.arange(16), standing)
         _, disparity = compose(some, 50, 64, 0.0, torch.Generator().manual_seed(0))
         near = (disparity >= cutouts.NEAREST[0])[:, 0]
-        narrowest = near.any(dim=1).sum(dim=1)
-        narrowest = narrowest[narrowest > 0].float().quantile(0.1)
-        assert (narrowest < 10) == standing  # discs of 26 of 48 px, half a frame: 12 px of 64
         reaching = near[:, -1].any(dim=1) | ~near.any(dim=2).any(dim=1)
         assert bool(reaching.all()) == standing
+
+
+def test_standing_subjects_may_be_small(cut: Cutouts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A face fills its photo, and is little of a whole figure's."""
+    some, shares = dataclasses.replace(cut, standing=True), []
+    for name, length in dict.fromkeys(("TRUNK", "UPPER", "FORE", "THIGH"), (0.01, 0.01)).items():
+        monkeypatch.setattr(cutouts, name, length)
+    for scale in (1.0, 4.0):
+        monkeypatch.setattr(cutouts, "WHOLE", (scale, scale))
+        _, disparity = compose(some, 50, 96, 0.0, torch.Generator().manual_seed(0))
+        shares.append((disparity >= cutouts.NEAREST[0]).float().mean().item())
+    assert 8 < shares[0] / shares[1] < 24  # 16, but for what leaves the frame
 
 
 def test_only_whole_subjects_are_drawn_where_that_is_asked(cut: Cutouts) -> None:
@@ -346,10 +463,9 @@ def test_the_ground_comes_nearer_downwards(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_laid_picture_is_a_plane_in_perspective(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its stripes run together at the horizon: as many to a row as it is far, 1 / disparity."""
-    monkeypatch.setattr(cutouts, "HORIZON", (0.0, 0.0))
     monkeypatch.setattr(cutouts, "PATTERN", (0.5, 0.5))
     size, rng = 96, torch.Generator().manual_seed(0)
-    down = descent(20, size, rng)
+    down = descent(rows_of(size, rng.device), torch.zeros(20, 1, 1, 1))
     x = (torch.arange(size) + 0.5) / size
     stripes = (0.5 + 0.5 * torch.cos(4 * 2 * torch.pi * x)).expand(20, 3, size, size)
     seen = laid(stripes, down, rng)[:, 0]
@@ -380,8 +496,10 @@ def test_a_laid_picture_is_a_plane_in_perspective(monkeypatch: pytest.MonkeyPatc
 def test_a_subject_stands_upon_its_ground(cut: Cutouts, monkeypatch: pytest.MonkeyPatch) -> None:
     """The ground is as near as the subject at the subject's lowest row; not so of portraits."""
     for name, value in {"LAID": 1.0, "UPON": 1.0, "OFTEN": 0.0, "BEHIND": 0.0, "CLOSE": (3.0, 3.0),
-                        "NEAREST": (0.6, 0.6), "HORIZON": (0.0, 0.0)}.items():  # fmt: skip
+                        "NEAREST": (0.6, 0.6), "HORIZON": (0.0, 0.0), "STEMS": 0.0}.items():  # fmt: skip
         monkeypatch.setattr(cutouts, name, value)
+    for name, length in dict.fromkeys(("TRUNK", "UPPER", "FORE", "THIGH"), (0.01, 0.01)).items():
+        monkeypatch.setattr(cutouts, name, length)
     for standing in (False, True):
         some = Cutouts(cut.photos, cut.masks, torch.arange(16), standing)
         _, disparity = compose(some, 40, 96, 0.2, torch.Generator().manual_seed(0))
@@ -393,6 +511,25 @@ def test_a_subject_stands_upon_its_ground(cut: Cutouts, monkeypatch: pytest.Monk
                 gaps.append(abs(ground[subject.max()] - 0.6))
         assert len(gaps) > (3 if standing else 15)
         assert (max(gaps) < 0.02) != standing
+
+
+def test_the_ground_is_as_near_as_a_stems_foot(
+    cut: Cutouts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In all scenes with a laid ground, and be it below the frame: with the horizon in the middle, a
+    foot a quarter of the frame below it stands where the ground is half as near again."""
+    for name, value in {"LAID": 1.0, "UPON": 0.0, "OFTEN": 0.0, "BEHIND": 0.0, "NEAREST": (0.6, 0.6),
+                        "HORIZON": (0.5, 0.5)}.items():  # fmt: skip
+        monkeypatch.setattr(cutouts, name, value)
+    for row, there in ((0.75, 1.0), (1.25, 1 / 1.5 * 0.6)):
+        monkeypatch.setattr(
+            cutouts, "stemmed",
+            lambda subject, alpha, *_, row=row: (subject, alpha, torch.full((40, 1, 1, 1), row)),
+        )
+        _, disparity = compose(cut, 40, 64, 0.2, torch.Generator().manual_seed(0))
+        lowest_row = disparity[:, 0, -1].mode(dim=1).values
+        expected = min(there, 1) * (1 - 0.5 / 32)  # the middle of that row
+        assert ((lowest_row - expected).abs() < 0.01).float().mean() > 0.8
 
 
 def test_nothing_is_farther_than_what_it_stands_upon(
@@ -420,7 +557,8 @@ def test_a_ground_is_laid_in_some_scenes_alone(
     """And never where none is assumed."""
     asked = []
     monkeypatch.setattr(cutouts, "laid", lambda picture, down, rng: asked.append(1) or picture * 0)
-    monkeypatch.setattr(cutouts, "OFTEN", 0.0)
+    for name in ("OFTEN", "STEMS"):
+        monkeypatch.setattr(cutouts, name, 0.0)
     black = {}
     for ground in (0.0, 0.5):
         image, disparity = compose(cut, 100, SIZE, ground, torch.Generator().manual_seed(0))
@@ -491,7 +629,7 @@ def test_the_same_subject_farther_is_as_much_smaller(
     cut: Cutouts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {"ALIKE": 1.0, "OFTEN": 1.0, "BEHIND": 0.0, "CLOSE": (1.5, 2.0),
-                        "DISTANCE": (1.5, 3.0), "WIDE_OPEN": 0.0}.items():  # fmt: skip
+                        "DISTANCE": (1.5, 3.0), "WIDE_OPEN": 0.0, "STEMS": 0.0}.items():  # fmt: skip
         monkeypatch.setattr(cutouts, name, value)
     _, disparity = compose(cut, 200, 96, 0.0, torch.Generator().manual_seed(0))
     disc, seen = scene()[1].mean(), []

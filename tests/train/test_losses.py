@@ -34,6 +34,18 @@ def test_adversarial_losses_at_a_hesitant_and_at_a_sure_critic() -> None:
     assert losses.g_main(sure) < 1e-6 < losses.g_main(-sure)
 
 
+def test_cross_entropy_by_hand_and_of_what_is_not_a_number() -> None:
+    predicted = torch.tensor([0.25, 1.0, 0.0]).view(1, 1, 1, 3).requires_grad_()
+    target = torch.tensor([0.5, 1.0, 0.0]).view(1, 1, 1, 3)
+    loss = losses.cross_entropy(predicted, target)
+    assert loss.item() == pytest.approx(-0.5 * math.log(0.25 * 0.75) / 3)
+    loss.backward()
+    assert predicted.grad is not None and predicted.grad.isfinite().all()
+    broken = torch.tensor([0.25, math.nan, 0.0]).view(1, 1, 1, 3)
+    assert math.isnan(losses.cross_entropy(broken, target))
+    assert math.isnan(losses.cross_entropy(target, broken))
+
+
 def test_gradient_loss_ignores_a_shift_and_sees_a_moved_outline() -> None:
     step = torch.zeros(1, 1, 8, 8)
     step[..., 4:] = 1

@@ -168,6 +168,8 @@ def test_a_second_round_goes_on_from_the_first_row(
         assert about["data"]["student"]["sha256"] == first
         assert about["data"]["photos"]["source"] == "toy"
         assert about["settings"]["cutout_share"] == share
+        followed = "consistency" in (out / f"{row}-0/log.jsonl").read_text()
+        assert followed == (row == "second")
     made = checkpoint.read_json(out / "student.json")["rows"]
     assert list(made) == ["second", "second-generated"]
 
@@ -190,5 +192,6 @@ def test_every_row_is_a_setting_of_the_student() -> None:
         config = student.load_preset(student.ArGanDrConfig, "dr32", changes)
         same = student.load_preset(student.ArGanDrConfig, "dr32", {})
         assert (config != same) == bool(changes), row
-    assert all(set(student.ROWS[row]) <= {"cutout_share", "composed"} for row in student.ROWS
+    of_the_second = {"cutout_share", "composed", "consistency_weight"}
+    assert all(set(student.ROWS[row]) <= of_the_second for row in student.ROWS
                if row.startswith("second"))  # fmt: skip

@@ -467,6 +467,44 @@ def test_lessons_of_cut_outs_stand_beside_the_teachers(
         assert all(math.isfinite(v) for v in method.step(1).values())
 
 
+def test_a_second_round_follows_crops_of_the_photos_that_it_cut(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A share of a batch, and without a weight none."""
+    masks = torch.zeros(4, 1, 32, 32, dtype=torch.bool)
+    masks[..., 8:24, 8:24] = True
+    cut = Cutouts(torch.full((4, 3, 32, 32), 77, dtype=torch.uint8), masks, torch.arange(4))
+    asked: list[tuple[int, bool]] = []
+    real = ArGanDr.real_lesson
+    monkeypatch.setattr(ArGanDr, "real_lesson", lambda self, photos, n, rng: (
+        asked.append((n, bool((photos == 77).all()))) or real(self, photos, n, rng)))  # fmt: skip
+    for changes, expected in (
+        ({}, [(2, True)]), ({"consistency_share": 0.5}, [(4, True)]),
+        ({"consistency_share": 0.15}, [(2, True)]), ({"consistency_share": 0.0}, []), ({"consistency_weight": 0.0}, []),
+    ):  # fmt: skip
+        asked.clear()
+        config = ArGanDrConfig(size=32, batch=8, **changes)  # type: ignore[arg-type]
+        logged = ArGanDr(config, [load_generator(run, CPU)], CPU, cut=cut).step(1)
+        assert asked == expected and ("consistency" in logged) == bool(expected)
+
+
+def test_consistency_minds_the_order_of_nearly_equal_levels(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ArGanDrConfig(size=32, batch=8)
+    method = ArGanDr(config, [load_generator(run, CPU)], CPU, torch.zeros(4, 3, 32, 32).byte())
+    photo = torch.rand(2, 3, 32, 32)
+    ramp = torch.linspace(0.1, 0.11, 32).expand(2, 1, 32, 32)
+    monkeypatch.setattr(method, "real_lesson", lambda *_: (photo, ramp))
+    found = {}
+    for name, said in (("same", ramp), ("turned", ramp.flip(-1))):
+        answer = lambda image, said=said: (  # noqa: E731
+            said.clone().requires_grad_() if image is photo else method.network(image))
+        monkeypatch.setattr(method, "predict", answer)
+        found[name] = float(method.step(1)["consistency"])
+    assert found["turned"] > found["same"] + 1  # by level alone 0.0002 were seen
+
+
 def test_a_plain_gan_is_no_teacher(tmp_path: Path) -> None:
     trained(tmp_path, dataclasses.replace(TINY, mixture="plain", steps=2))
     with pytest.raises(InputError, match="plain GAN"):

@@ -46,9 +46,9 @@ PRETRAINED_RATE = 0.1  # of the learning rate, for what was pretrained: a whole 
 
 class ArGanDr:
     """teachers: generators on `device` with their settings. photos: uint8 [M, 3, size, size], real
-    and unlabelled, whose disparity is to follow crops and colours. cut: photos that an earlier
-    student has cut out, to make lessons of. begin_with: weights, of all of the network or of some
-    parts."""
+    and unlabelled, whose disparity is to follow crops and colours; those of `cut` where there are
+    none. cut: photos that an earlier student has cut out, to make lessons of. begin_with: weights,
+    of all of the network or of some parts."""
 
     name = "ar-gan-dr"
 
@@ -63,7 +63,8 @@ class ArGanDr:
     ) -> None:
         distributed.check_batch(config.batch)
         self.config, self.teachers, self.device = config, list(teachers), device
-        self.photos, self.cut = photos, cut
+        self.cut = cut
+        self.photos = cut.photos if photos is None and cut is not None else photos
         torch.manual_seed(config.seed)
         self.network = self.make_network().to(device)
         self.network.load_state_dict(begin_with or {}, strict=False)
@@ -150,7 +151,7 @@ class ArGanDr:
         if self.config.level == "l1":
             return F.l1_loss(predicted, target)
         # Cross-entropy, not L1: most pixels show the subject, and the median of a doubt is "near".
-        return F.binary_cross_entropy(predicted, target)
+        return losses.cross_entropy(predicted, target)
 
     def rendered(
         self, image: Tensor, predicted: Tensor, target: Tensor, config: ArGanConfig
@@ -191,10 +192,13 @@ class ArGanDr:
             _, teacher = self.teachers[step % len(self.teachers)]
             logged["rendered"] = self.rendered(image, predicted, target, teacher)
             loss = loss + config.render_weight * logged["rendered"]
-        if self.photos is not None and config.consistency_weight:
-            image, target = self.real_lesson(self.photos, len(image), rng)
+        n = round(config.consistency_share * len(image))
+        if self.photos is not None and config.consistency_weight and n:
+            image, target = self.real_lesson(self.photos, max(n, 2), rng)
             predicted = self.predict(image)
-            logged["consistency"] = self.level(predicted, target)
+            # Of nearly equal levels the second term minds the order.
+            level, order = self.level(predicted, target), losses.scale_and_shift_invariant
+            logged["consistency"] = level + order(predicted, target)
             loss = loss + config.consistency_weight * logged["consistency"]
         self.optimizer.zero_grad()
         loss.backward()

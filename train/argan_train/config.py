@@ -136,6 +136,7 @@ class ArGanDrConfig:
     smoothness_weight: float = 0.0  # edge-aware
     render_weight: float = 0.0  # of the photographs through the teacher's lens
     consistency_weight: float = 0.5  # on real photos, where there are any
+    consistency_share: float = 0.25  # these of a step, over its batch
     ema_half_life: int = 4000  # images
     warmup: int = 200  # steps
     picture_every: int = 500  # steps
@@ -152,7 +153,7 @@ class ArGanDrConfig:
             raise InputError(f"narrow {self.narrow}: use 0 or more")
         if not 0 <= self.photo_size <= self.size:
             raise InputError(f"photo_size {self.photo_size}: use 0 to the size, {self.size}")
-        for name in ("cutout_share", "composed", "ground"):
+        for name in ("cutout_share", "composed", "ground", "consistency_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} {getattr(self, name)}: use 0 to 1")
 

@@ -8,9 +8,9 @@ sharp and as colourful as the subject. Self-training (Xie et al. 2020, "Noisy St
 cut-and-paste (Ghiasi et al. 2021).
 
 Assumed, and not learnt: that the background is a ground which comes nearer downwards, by an amount
-drawn for each scene up to `ground`, or such that the nearest subject stands upon it; and where
-subjects are said to be `standing`, as people are, that a body carries them: it lies below them, as
-near. Where a photo ends, scenes make one.
+drawn for each scene up to `ground`, or such that the nearest subject stands upon it; and that
+something carries a subject, which is as near: where subjects are said to be `standing`, as people
+are, the body below them, else a stem. Scenes make the stems, and bodies where a photo ends.
 
 Images [N, 3, S, S] sRGB 0..1, disparities [N, 1, S, S] 0..1, 1 = the nearest subject.
 """
@@ -55,12 +55,38 @@ CORE = 0.35  # of the subject's width, to either side of its middle: surely the 
 SHOULDERS = 1.5  # px to either side, for each px downwards: perhaps the body
 ARMS = 0.15  # share of the frame's left or right border that the body may touch
 FEET = (0.0, 1.6)  # where its photo ends in a scene: 0 is half way down, 1 the frame's lower border
-HIPS = (0.7, 1.5)  # width of the body that is made below that, over its width there
-TALL = (1.0, 5.0)  # its height, over the same
 WHOLE = (0.8, 4.5)  # as CLOSE below: a face fills its photo, and is little of a whole figure's
 DRESSED = 0.5  # share of them in colours of another photo, in place of those above
 
+# The figure that is made below that, in widths of the head, and radians from straight down.
+HEAD = 0.5  # of the way from its top to the photo's end, above which there is only the head
+SHOULDER = (0.8, 1.3)  # half of their width
+HIP = (0.6, 1.0)  # the same
+COLLAR = (0.05, 0.3)  # from the shoulders to where the photo ends
+TRUNK = (1.5, 2.8)  # from the shoulders to the hips
+ARM = (0.2, 0.32)  # half as thick; the forearm and the lower leg are a fifth thinner
+LEG = (0.3, 0.5)
+UPPER = (1.2, 1.8)  # length of an upper arm
+FORE = (1.3, 2.2)  # of a forearm, with the hand
+THIGH = (1.6, 2.5)  # of a thigh, and of a lower leg
+SPREAD = (-0.1, 1.0)  # of an upper arm outwards
+BEND = (-2.6, 0.4)  # of an elbow
+STRIDE = (-0.1, 0.6)  # of a thigh outwards
+KNEE = (-0.5, 0.1)
+BARE = 0.4  # share of them whose forearms, and of them whose legs are of the head's colour
+SHADE = 0.35  # of the light, that is missing at the rim of a limb, or of a stem
+
+# Of a subject that is not standing: its stem, and the leaf that it may have.
+STEMS = 0.6  # share of the subjects
+LENGTH = (0.5, 3.0)  # from the subject's middle to the stem's foot, over the subject's height
+THICK = (0.03, 0.12)  # over the subject's width
+LEANING = 0.4  # of its length, that the foot is aside at most
+BENT = 0.6  # the same of its bow
+LEAVES = 0.5  # share of the stems
+LEAF = (0.2, 0.6)  # its length, over the subject's width; it is a quarter as wide
+
 # What a scene is made of: a background, farther subjects, the nearest one, and a lens.
+ELSEWHERE = 0.5  # share of backgrounds, grounds and cloths that are of `backgrounds`
 WIDE = (0.5, 2.5)  # of a photo, that the background's width shows; beyond its border it is mirrored
 NEAREST = (0.9, 1.0)  # disparity of the nearest subject
 CLOSE = (0.8, 2.2)  # its source's width over the picture's
@@ -75,7 +101,7 @@ WIDE_OPEN = 0.4  # share of scenes taken with such a lens; in the others everyth
 FOCUSED = 0.75  # of those, on the nearest subject; the others anywhere
 HORIZON = (-0.5, 0.6)  # of the height, from the top, where the ground begins
 LAID = 0.4  # share of scenes whose ground is a photo of its own, laid flat
-UPON = 0.4  # of those, share in which the nearest subject stands upon it
+UPON = 0.4  # of those, share in which the nearest subject stands upon it; all with a stem
 PATTERN = (0.7, 5.0)  # of that photo's width, that the ground's lowest row shows
 FOCAL = (0.4, 2.0)  # focal length of the camera that sees it, in half widths of the frame
 COARSE = (1, 4, 16)  # px of the photo that are one of the ground's, near and farther away
@@ -85,12 +111,14 @@ VANISHING = 0.04  # of the way from the horizon to the lower border, above which
 @dataclass(frozen=True)
 class Cutouts:
     """photos uint8 [M, 3, S, S], masks bool [M, 1, S, S]; loose int64 [K]: those whose subject is
-    whole, and may be put elsewhere; standing: with its body, which the lower border cuts."""
+    whole, and may be put elsewhere; standing: with its body, which the lower border cuts;
+    backgrounds uint8 [B, 3, S, S]: other photos to put them before."""
 
     photos: Tensor
     masks: Tensor
     loose: Tensor
     standing: bool = False
+    backgrounds: Tensor | None = None
 
     def draw(self, n: int, rng: torch.Generator, loose: bool = False) -> tuple[Tensor, Tensor]:
         """n images and their subjects' masks [n, 1, S, S], 0 or 1."""
@@ -104,17 +132,25 @@ class Cutouts:
         """n images to put others before, and what in them is nearer than the rest. Standing
         subjects are taken out: a face that fills the frame is near, whoever stands before it."""
         image, mask = self.draw(n, rng)
-        return (emptied(image, mask), torch.zeros_like(mask)) if self.standing else (image, mask)
+        if self.standing:
+            image, mask = emptied(image, mask), torch.zeros_like(mask)
+        if self.backgrounds is not None:
+            pick = torch.randint(len(self.backgrounds), (n,), generator=rng, device=rng.device)
+            other = self.backgrounds[pick.to(self.backgrounds.device)].to(rng.device).float() / 255
+            elsewhere = chance(rng, n, ELSEWHERE)
+            image, mask = torch.where(elsewhere, other, image), mask * ~elsewhere
+        return image, mask
 
 
 def cut_out(
     photos: Tensor, disparity_of: Callable[[Tensor], Tensor], bar: tqdm | None = None,
     standing: bool = False, keep: Path | None = None, of: str = "",
+    backgrounds: Tensor | None = None,
 ) -> Cutouts:  # fmt: skip
     """photos uint8 [M, 3, S, S]; disparity_of: images -> disparities [N, 1, S, S], of a student;
     bar: to show the photos on, in place of one of its own; standing: each with its body; keep: a
     file that remembers the masks, for a run that is resumed; of: which student's and photos'
-    they are.
+    they are; backgrounds: as in `Cutouts`.
 
     Photos in which the cut does not agree with the disparity, or leaves hardly anything or hardly a
     background, are left out. InputError if too few are left.
@@ -143,7 +179,8 @@ def cut_out(
         about_them = torch.frombuffer(bytearray(about), dtype=torch.uint8)
         checkpoint.save_tensors(keep, {"kept": kept, "masks": packed, "of": about_them}, {})
     device = photos.device
-    return Cutouts(photos[kept.to(device)], masks.to(device), loose.to(device), standing)
+    cut = photos[kept.to(device)], masks.to(device), loose.to(device)
+    return Cutouts(*cut, standing, backgrounds)
 
 
 def cut_of(record: Mapping[str, Any]) -> str:
@@ -256,15 +293,19 @@ def lesson(
 
 def slope(n: int, size: int, ground: float, rng: torch.Generator) -> Tensor:
     """The disparity of a ground that comes nearer downwards. [n, 1, size, 1]"""
-    return uniform(rng, n, 0, ground) * descent(n, size, rng)
-
-
-def descent(n: int, size: int, rng: torch.Generator) -> Tensor:
-    """From 0 at the horizon, and above it, to 1 at the lower border: what the disparity of a plane
-    is proportional to. [n, 1, size, 1]"""
-    down = (torch.arange(size, device=rng.device) + 0.5).view(1, 1, size, 1) / size
     horizon = uniform(rng, n, *HORIZON)
-    return ((down - horizon) / (1 - horizon)).clamp(0, 1)
+    return uniform(rng, n, 0, ground) * descent(rows_of(size, rng.device), horizon)
+
+
+def rows_of(size: int, device: torch.device) -> Tensor:
+    """The middle of each row of a frame whose height is 1. [1, 1, size, 1]"""
+    return (torch.arange(size, device=device) + 0.5).view(1, 1, size, 1) / size
+
+
+def descent(row: Tensor, horizon: Tensor) -> Tensor:
+    """From 0 at the horizon, and above it, to 1 at the frame's lower border, which is row 1, and
+    more below it: what the disparity of a plane is proportional to."""
+    return ((row - horizon) / (1 - horizon)).clamp(min=0)
 
 
 def laid(picture: Tensor, down: Tensor, rng: torch.Generator) -> Tensor:
@@ -305,21 +346,22 @@ def compose(
     def blurred(picture: Tensor, level: Tensor) -> Tensor:
         return augment.gaussian(picture, open_lens * (level - focus).abs())
 
-    def placed(picture: Tensor, mask: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        """A subject and its alpha, with all that carries it."""
+    def placed(picture: Tensor, mask: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A subject and its alpha, with all that carries it, and where its stem's foot is."""
         subject, alpha = place(picture, mask, size, scale, 0.8, "zeros", cutouts.standing, rng)
         subject = augment.recolour(subject, rng)
-        if not cutouts.standing:
-            return subject, alpha
         cloth, its_mask = cutouts.draw_background(n, rng)
         cloth, _ = place(cloth, its_mask, size, scales(rng, n, WIDE), 1.0, "reflection", False, rng)
-        return embodied(subject, alpha, augment.recolour(cloth, rng), rng)
+        cloth = augment.recolour(cloth, rng)
+        if cutouts.standing:
+            return *embodied(subject, alpha, cloth, rng), torch.zeros_like(scale)
+        return stemmed(subject, alpha, cloth, rng)
 
     nearest, near_mask = cutouts.draw(n, rng, loose=True)
     near_level = uniform(rng, n, *NEAREST)
     near_scale = scales(rng, n, WHOLE if cutouts.standing else CLOSE)
-    nearest_placed = placed(nearest, near_mask, near_scale)
-    image, floor, disparity = behind(cutouts, nearest_placed[1], near_level, ground, blurred, rng)
+    near_subject, near_alpha, foot = placed(nearest, near_mask, near_scale)
+    image, floor, disparity = behind(cutouts, near_alpha, foot, near_level, ground, blurred, rng)
 
     distances = torch.stack([scales(rng, n, DISTANCE) for _ in range(FARTHER)])
     subjects = []
@@ -330,9 +372,9 @@ def compose(
         other = torch.where(alike, nearest, other)
         other_mask = torch.where(alike, near_mask, other_mask)
         there = chance(rng, n, OFTEN)
-        subject, alpha = placed(other, other_mask, scale)
+        subject, alpha, _ = placed(other, other_mask, scale)
         subjects.append((subject, alpha * there, near_level / distance))
-    subjects.append((*nearest_placed, near_level))
+    subjects.append((near_subject, near_alpha, near_level))
 
     for subject, alpha, above in subjects:
         level = torch.maximum(above, lowest(alpha, floor))  # before what it stands upon
@@ -344,11 +386,11 @@ def compose(
 
 
 def behind(
-    cutouts: Cutouts, alpha: Tensor, near_level: Tensor, ground: float,
+    cutouts: Cutouts, alpha: Tensor, foot: Tensor, near_level: Tensor, ground: float,
     blurred: Callable[[Tensor, Tensor], Tensor], rng: torch.Generator,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """What a scene's subjects are before: image, the disparity of its ground [n, 1, S, 1], and of
-    all of it. alpha [n, 1, S, S] and near_level [n, 1, 1, 1] are the nearest subject's;
+    all of it. alpha [n, 1, S, S], foot and near_level [n, 1, 1, 1] are the nearest subject's;
     blurred(image, disparity): as the lens takes it."""
     n, size = len(alpha), alpha.shape[-1]
     image, mask = cutouts.draw_background(n, rng)
@@ -356,14 +398,17 @@ def behind(
     far = torch.zeros_like(near_level)
     image = blurred(augment.recolour(image, rng), far)
     mask = mask * uniform(rng, n, 0, BEHIND)
-    down, nearness = descent(n, size, rng), uniform(rng, n, 0, ground)
+    horizon, nearness = uniform(rng, n, *HORIZON), uniform(rng, n, 0, ground)
+    down = descent(rows_of(size, rng.device), horizon)
     if ground:
         with_ground = chance(rng, n, LAID)
         floor, _ = cutouts.draw_background(n, rng)
         floor = laid(augment.recolour(floor, rng), down, rng)
         covered = with_ground & (down > 0)
-        touching = lowest(alpha, down)
-        upon = with_ground & chance(rng, n, UPON) & (touching > 0) & (not cutouts.standing)
+        stem = foot > 0
+        touching = torch.where(stem, descent(foot, horizon), lowest(alpha, down))
+        upon = with_ground & (stem | chance(rng, n, UPON)) & (touching > 0)
+        upon &= not cutouts.standing
         nearness = torch.where(upon, (near_level / touching).clamp(max=1), nearness)
         floor = torch.lerp(blurred(floor, far), blurred(floor, nearness), down)
         image = torch.where(covered, floor, image)
@@ -403,28 +448,136 @@ def lowest(alpha: Tensor, down: Tensor) -> Tensor:
 def embodied(
     subject: Tensor, alpha: Tensor, cloth: Tensor, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Subjects [n, 3, S, S] and their alpha, with a body below where their photos end: as wide as
-    they are there, of about the colour that they have there, or of the cloth, with its pattern."""
+    """Subjects [n, 3, S, S] and their alpha, with a figure below where their photos end: trunk,
+    arms and legs, sized by the head. Clothes are of about the colour that the subject has there, or
+    of colours of the cloth [n, 3, S, S], with its pattern; forearms and legs may be as bare as the
+    head."""
     n, size = len(alpha), alpha.shape[-1]
-    inside = alpha[:, 0] > 0.5
-    rows = torch.arange(size, device=alpha.device)
-    last = (inside.any(dim=2) * rows).amax(dim=1)  # [n]
-    hem = inside & ((last[:, None] - rows).abs() <= 2)[:, :, None]  # what lies just above
-    columns = hem.any(dim=1)
-    left = torch.where(columns, rows, size).amin(dim=1)
-    right = torch.where(columns, rows, -1).amax(dim=1)
-    centre = ((left + right) / 2).view(n, 1, 1)
-    width = (right - left + 1).view(n, 1, 1)  # below 0 of nothing, which gets no body
-    below = (rows - last[:, None] + 1).view(n, size, 1)  # the last row, too: half of it is border
-    tall = uniform(rng, n, *TALL)[:, 0] * width
-    half = width / 2 * (1 + (uniform(rng, n, *HIPS)[:, 0] - 1) * (below / width).clamp(0, 1))
-    body = ((below > 0) & (below < tall) & ((rows - centre).abs() < half))[:, None]
-    colour = (subject * hem[:, None]).sum((2, 3), keepdim=True)
-    colour = colour / hem.sum((1, 2)).clamp(min=1).view(n, 1, 1, 1)
-    other = cloth.mean(dim=(2, 3), keepdim=True)
-    colour, pattern = torch.where(chance(rng, n, DRESSED), other, colour), cloth - other
-    made = (colour + pattern * uniform(rng, n, 0, 1)).clamp(0, 1)
-    return torch.where(body, made, subject), torch.maximum(alpha, body.float())
+    at = torch.arange(size, device=alpha.device) + 0.5
+    x, y = at.view(1, 1, 1, size), at.view(1, 1, size, 1)
+    inside = alpha > 0.5
+    rows = inside.any(dim=3, keepdim=True)
+    top = torch.where(rows, y, size).amin(dim=2, keepdim=True)
+    last = torch.where(rows, y, 0).amax(dim=2, keepdim=True)
+    of_head = inside & (y < torch.lerp(top, last, HEAD))
+    hem = inside & (y > last - 3)  # what lies just above the photo's end
+    area = of_head.sum(dim=(2, 3), keepdim=True)
+    middle = (of_head * x).sum(dim=(2, 3), keepdim=True) / area.clamp(min=1)
+    wide = area / of_head.any(dim=3, keepdim=True).sum(dim=2, keepdim=True).clamp(min=1)
+
+    def measure(between: tuple[float, float]) -> Tensor:
+        return uniform(rng, n, *between) * wide
+
+    shoulders, hips, trunk = measure(SHOULDER), measure(HIP), measure(TRUNK)
+    arm, leg, upper_arm, forearm, thigh = (measure(m) for m in (ARM, LEG, UPPER, FORE, THIGH))
+    neck = last + arm - uniform(rng, n, *COLLAR) * wide
+    waist = neck + trunk
+    # The trunk, a trapezium; how far across it a pixel is, 1 at its rim.
+    down = ((y - neck) / trunk).clamp(0, 1)
+    across = (x - middle).abs() / torch.lerp(shoulders, hips, down).clamp(min=1e-6)
+    beyond = torch.maximum(neck - arm - y, y - waist - leg) / arm.clamp(min=1e-6)
+    shirt = torch.where(beyond > 0, 1 + beyond, across)
+    trousers = torch.full_like(shirt, 2)
+    bare = torch.full_like(shirt, 2)
+    for side in (-1, 1):
+        turn, bend = uniform(rng, n, *SPREAD), uniform(rng, n, *BEND)
+        start = (middle + side * (shoulders - arm), neck)
+        elbow, sleeve = limb(x, y, start, upper_arm, turn, side, arm)
+        _, lower = limb(x, y, elbow, forearm, turn + bend, side, 0.8 * arm)
+        shirt, bare = torch.minimum(shirt, sleeve), torch.minimum(bare, lower)
+        turn, bend = uniform(rng, n, *STRIDE), uniform(rng, n, *KNEE)
+        start = (middle + side * (hips - leg), waist)
+        knee, above = limb(x, y, start, thigh, turn, side, leg)
+        _, below = limb(x, y, knee, thigh, turn + bend, side, 0.8 * leg)
+        trousers = torch.minimum(trousers, torch.minimum(above, below))
+
+    def dyed(colour: Tensor) -> Tensor:
+        """In that colour or, of DRESSED, in another one, with some of the cloth's pattern."""
+        other = cloth.mean(dim=(2, 3), keepdim=True)
+        colour = torch.where(chance(rng, n, DRESSED), other * uniform(rng, n, 0.2, 1.6), colour)
+        return colour + (cloth - other) * uniform(rng, n, 0, 1)
+
+    def mean_of(part: Tensor) -> Tensor:
+        total = (subject * part).sum(dim=(2, 3), keepdim=True)
+        return total / part.sum(dim=(2, 3), keepdim=True).clamp(min=1)
+
+    skin, cloth_above = mean_of(of_head), dyed(mean_of(hem))
+    cloth_below = dyed(cloth_above.mean(dim=(2, 3), keepdim=True))
+    made, body = torch.zeros_like(subject), torch.zeros_like(inside)
+    for rim, colour in (
+        (trousers, torch.where(chance(rng, n, BARE), skin, cloth_below)),
+        (shirt, cloth_above),
+        (bare, torch.where(chance(rng, n, BARE), skin, cloth_above)),
+    ):
+        part = (rim < 1) & (area > 0)
+        made = torch.where(part, colour * (1 - SHADE * rim**2), made)
+        body |= part
+    behind = inside & (y < last)  # half of the last row is border
+    return torch.where(behind, subject, made.clamp(0, 1)), torch.maximum(alpha, body.float())
+
+
+def limb(
+    x: Tensor, y: Tensor, start: tuple[Tensor, Tensor], length: Tensor, turn: Tensor, side: int,
+    half: Tensor,
+) -> tuple[tuple[Tensor, Tensor], Tensor]:  # fmt: skip
+    """Where it ends, and how far across it each pixel is, 1 at its rim, `half` from its middle;
+    turn: radians outwards, to that side, from straight down."""
+    along_x, along_y = side * torch.sin(turn), torch.cos(turn)
+    off_x, off_y = x - start[0], y - start[1]
+    part = torch.minimum((off_x * along_x + off_y * along_y).clamp(min=0), length)
+    off = torch.hypot(off_x - part * along_x, off_y - part * along_y)
+    end = start[0] + length * along_x, start[1] + length * along_y
+    return end, off / half.clamp(min=1e-6)
+
+
+def stemmed(
+    subject: Tensor, alpha: Tensor, cloth: Tensor, rng: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Subjects [n, 3, S, S] and their alpha [n, 1, S, S], some with a stem behind them and perhaps
+    a leaf, in about one of the colours of the cloth [n, 3, S, S]; and the row of the stem's foot in
+    frames' heights, 0 where there is none. [n, 1, 1, 1]"""
+    n, size = len(alpha), alpha.shape[-1]
+    at = torch.arange(size, device=alpha.device) + 0.5
+    x, y = at.view(1, 1, 1, size), at.view(1, 1, size, 1)
+    inside = (alpha > 0.5).float()
+    area = inside.sum(dim=(2, 3), keepdim=True)
+    centre_x, centre_y = (
+        (inside * a).sum(dim=(2, 3), keepdim=True) / area.clamp(min=1) for a in (x, y)
+    )
+    width, height = (
+        inside.amax(dim=d, keepdim=True).sum(dim=(2, 3), keepdim=True).clamp(min=1) for d in (2, 3)
+    )
+    length = uniform(rng, n, *LENGTH) * height
+    lean, bow = uniform(rng, n, -LEANING, LEANING), uniform(rng, n, -BENT, BENT)
+
+    def stem_x(along: Tensor) -> Tensor:
+        return centre_x + length * along * (lean + bow * (1 - along))
+
+    along = (y - centre_y) / length  # 0 in the subject's middle, 1 at the foot
+    half = (uniform(rng, n, *THICK) * width / 2).clamp(min=0.5)
+    off = (x - stem_x(along)).abs()
+    stem = (half - off + 0.5).clamp(0, 1) * (along > 0) * (along < 1)
+
+    # An ellipse that begins at the stem and points upwards.
+    half_leaf = uniform(rng, n, *LEAF) * width / 2
+    where = uniform(rng, n, 0.3, 0.9)
+    turned = uniform(rng, n, 0.1, 0.9) * math.pi
+    forth, up = torch.cos(turned), -torch.sin(turned)
+    from_x = x - stem_x(where) - half_leaf * forth
+    from_y = y - centre_y - where * length - half_leaf * up
+    far = (((from_x * forth + from_y * up) / half_leaf) ** 2
+           + ((from_x * up - from_y * forth) / (half_leaf / 4)) ** 2)  # fmt: skip
+    leaf = (far < 1) & chance(rng, n, LEAVES)
+
+    there = chance(rng, n, STEMS) & (area > 0)
+    made = torch.where(there, torch.maximum(stem, leaf.float()), 0)
+    colour = cloth.mean(dim=(2, 3), keepdim=True)
+    colour = colour + (cloth - colour) * uniform(rng, n, 0, 1)
+    colour = colour * (1 - SHADE * (off / half).clamp(max=1) ** 2)
+    together = alpha + (1 - alpha) * made
+    subject = (alpha * subject + (1 - alpha) * made * colour) / together.clamp(min=1e-6)
+    foot = (centre_y + length) / size
+    return subject, together, torch.where(there, foot, 0)
 
 
 def scales(rng: torch.Generator, n: int, between: tuple[float, float]) -> Tensor:

@@ -75,6 +75,13 @@ def g_rise(disparity: Tensor) -> Tensor:
     return ((down * axis[:, None] + across * axis[None, :]) / r).clamp(min=0).mean()
 
 
+def cross_entropy(predicted: Tensor, target: Tensor) -> Tensor:
+    """Binary, of disparities as probabilities; NaN where one is NaN, so that the loop can say which
+    loss it was: torch's own raises an error that doesn't. Both [N, 1, H, W] 0..1."""
+    known = F.binary_cross_entropy(predicted.nan_to_num(), target.nan_to_num())
+    return known + 0 * (predicted + target).sum()
+
+
 def gradient_loss(predicted: Tensor, target: Tensor, scales: int = 3) -> Tensor:
     """L1 between the spatial gradients at several scales: keeps outlines where they are (Li and
     Snavely 2018). Both [N, 1, H, W]."""
