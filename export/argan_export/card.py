@@ -84,6 +84,9 @@ def second_round(settings: dict[str, Any], data: dict[str, Any]) -> list[str]:
         f"such photos ({photos['cut_out']:,} of {photos['photos']:,} of `{photos['source']}`) and",
         "scenes put together of them.",
     ]
+    if other := data.get("backgrounds"):
+        lines.append(f"Scenes show {other['photos']:,} photos of `{other['source']}`, too, as")
+        lines.append("backgrounds.")
     if parts := data["student"].get("begun_with"):
         lines.append(f"It began with the weights of that student: {', '.join(parts)}.")
     assumed = []
@@ -91,6 +94,8 @@ def second_round(settings: dict[str, Any], data: dict[str, Any]) -> list[str]:
         assumed.append("that the ground comes nearer downwards")
     if settings.get("standing"):
         assumed.append("that what lies below a subject carries it and is as near")
+    elif settings.get("stems"):
+        assumed.append("that some subjects have a stem, which is as near")
     if assumed:
         lines.append(f"Assumed in them, not learnt: {', and '.join(assumed)}.")
     return lines + after

@@ -64,20 +64,27 @@ def test_the_card_says_what_a_second_round_learnt_from() -> None:
 
 
 @pytest.mark.parametrize(
-    "ground, standing, begun_with",
-    [(0.5, False, True), (0.0, True, False), (0.2, True, True), (0.0, False, False)],
+    "ground, standing, stems, begun_with",
+    [
+        (0.5, False, 0.6, True),
+        (0.0, True, 0.6, False),
+        (0.2, True, 0.0, True),
+        (0.0, False, 0.0, False),
+        (0.0, False, 0.6, False),
+    ],
 )
 @pytest.mark.parametrize("int8", [False, True])
 def test_the_card_says_what_was_assumed(
-    ground: float, standing: bool, begun_with: bool, int8: bool
+    ground: float, standing: bool, stems: float, begun_with: bool, int8: bool
 ) -> None:
     settings = {"network": "nano", "seed": 0, "steps": 1, "batch": 24, "size": 96,
-                "ground": ground, "standing": standing}  # fmt: skip
+                "ground": ground, "standing": standing, "stems": stems}  # fmt: skip
     record = {"settings": settings, "steps": 1, "seconds": 1, "device": "x86_64", "threads": 1}
     first = record | {"data": {"teachers": {}}}
     photos = {"source": "flowers.zip", "photos": 7366, "cut_out": 6540}
+    others = {"backgrounds": {"source": "woods.zip", "photos": 1234}} if begun_with else {}
     student = {"run": "first", "begun_with": ["stem"] * begun_with, "record": first}
-    about = record | {"data": {"teachers": {}, "photos": photos, "student": student}}
+    about = record | {"data": {"teachers": {}, "photos": photos, "student": student} | others}
     fine_tuned = {"run": "second", "begun_with": ["stem"], "int8": True, "record": about}
     if int8:
         about = record | {"data": {"teachers": {}, "student": fine_tuned}}
@@ -85,5 +92,7 @@ def test_the_card_says_what_was_assumed(
     assert ("say in int8" in text) == int8
     assert ("the ground comes nearer downwards" in text) == bool(ground)
     assert ("carries it and is as near" in text) == standing
-    assert ("Assumed" in text) == (bool(ground) or standing)
+    assert ("have a stem, which is as near" in text) == (bool(stems) and not standing)
+    assert ("Assumed" in text) == (bool(ground) or standing or bool(stems))
+    assert ("Scenes show 1,234 photos of `woods.zip`, too, as\nbackgrounds." in text) == begun_with
     assert ("It began with the weights of that student: stem." in text) == begun_with

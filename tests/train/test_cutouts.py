@@ -273,8 +273,8 @@ def test_a_standing_subject_ends_where_its_feet_are() -> None:
 
 
 def busts(n: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Heads of 8 x 10 px in one colour on shoulders of 16 px in another; the photo ends at row 20 of
-    48. Of the first there is nothing."""
+    """Heads of 8 x 10 px in one colour on shoulders of 16 px in another; the photo ends at row 20
+    of 48. Of the first there is nothing."""
     subject, alpha = torch.zeros(n, 3, SIZE, SIZE), torch.zeros(n, 1, SIZE, SIZE)
     subject[:, 0], subject[:, 2, 14:] = 0.9, 0.6
     alpha[:, :, 4:14, 20:28] = alpha[:, :, 14:20, 16:32] = 1
@@ -351,7 +351,7 @@ def stems(n: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
     alpha[0] = 0
     subject, cloth = torch.zeros(2, n, 3, SIZE, SIZE)
     subject[:, 0], cloth[:, 1] = 1, 0.5
-    return subject, alpha, *stemmed(subject, alpha, cloth, torch.Generator().manual_seed(seed))
+    return subject, alpha, *stemmed(subject, alpha, cloth, 0.6, torch.Generator().manual_seed(seed))
 
 
 def test_a_stem_is_made_below_some_subjects(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -388,8 +388,7 @@ def test_stems_are_as_near_as_their_subjects(cut: Cutouts, monkeypatch: pytest.M
         monkeypatch.setattr(cutouts, name, value)
     reaching = {}
     for share in (0.0, 1.0):
-        monkeypatch.setattr(cutouts, "STEMS", share)
-        _, disparity = compose(cut, 100, 96, 0.0, torch.Generator().manual_seed(0))
+        _, disparity = compose(cut, 100, 96, 0.0, share, torch.Generator().manual_seed(0))
         levels = [len(one[one > 0].unique()) for one in disparity]
         assert max(levels) == 1
         reaching[share] = disparity[:, 0, -1].any(dim=1).float().mean()
@@ -404,7 +403,7 @@ def test_hardly_anything_of_a_subject_makes_no_nan(
     for standing in (False, True):
         some = Cutouts(scenes(16), masks, torch.arange(16), standing)
         for seed in range(5):
-            image, disparity = compose(some, 50, 64, 0.5, torch.Generator().manual_seed(seed))
+            image, disparity = compose(some, 50, 64, 0.5, 0.6, torch.Generator().manual_seed(seed))
             assert torch.isfinite(image).all() and torch.isfinite(disparity).all()
 
 
@@ -421,10 +420,9 @@ def test_subjects_are_put_before_other_photos(cut: Cutouts) -> None:
 def test_scenes_of_standing_subjects(cut: Cutouts, monkeypatch: pytest.MonkeyPatch) -> None:
     """They reach to the lower border, if their trunks are long."""
     monkeypatch.setattr(cutouts, "TRUNK", (99.0, 99.0))
-    monkeypatch.setattr(cutouts, "STEMS", 0.0)
     for standing in (False, True):
         some = Cutouts(cut.photos, cut.masks, torch.arange(16), standing)
-        _, disparity = compose(some, 50, 64, 0.0, torch.Generator().manual_seed(0))
+        _, disparity = compose(some, 50, 64, 0.0, 0.0, torch.Generator().manual_seed(0))
         near = (disparity >= cutouts.NEAREST[0])[:, 0]
         reaching = near[:, -1].any(dim=1) | ~near.any(dim=2).any(dim=1)
         assert bool(reaching.all()) == standing
@@ -437,7 +435,7 @@ def test_standing_subjects_may_be_small(cut: Cutouts, monkeypatch: pytest.Monkey
         monkeypatch.setattr(cutouts, name, length)
     for scale in (1.0, 4.0):
         monkeypatch.setattr(cutouts, "WHOLE", (scale, scale))
-        _, disparity = compose(some, 50, 96, 0.0, torch.Generator().manual_seed(0))
+        _, disparity = compose(some, 50, 96, 0.0, 0.6, torch.Generator().manual_seed(0))
         shares.append((disparity >= cutouts.NEAREST[0]).float().mean().item())
     assert 8 < shares[0] / shares[1] < 24  # 16, but for what leaves the frame
 
@@ -496,13 +494,13 @@ def test_a_laid_picture_is_a_plane_in_perspective(monkeypatch: pytest.MonkeyPatc
 def test_a_subject_stands_upon_its_ground(cut: Cutouts, monkeypatch: pytest.MonkeyPatch) -> None:
     """The ground is as near as the subject at the subject's lowest row; not so of portraits."""
     for name, value in {"LAID": 1.0, "UPON": 1.0, "OFTEN": 0.0, "BEHIND": 0.0, "CLOSE": (3.0, 3.0),
-                        "NEAREST": (0.6, 0.6), "HORIZON": (0.0, 0.0), "STEMS": 0.0}.items():  # fmt: skip
+                        "NEAREST": (0.6, 0.6), "HORIZON": (0.0, 0.0)}.items():  # fmt: skip
         monkeypatch.setattr(cutouts, name, value)
     for name, length in dict.fromkeys(("TRUNK", "UPPER", "FORE", "THIGH"), (0.01, 0.01)).items():
         monkeypatch.setattr(cutouts, name, length)
     for standing in (False, True):
         some = Cutouts(cut.photos, cut.masks, torch.arange(16), standing)
-        _, disparity = compose(some, 40, 96, 0.2, torch.Generator().manual_seed(0))
+        _, disparity = compose(some, 40, 96, 0.2, 0.0, torch.Generator().manual_seed(0))
         gaps, rows = [], disparity[:, 0].amin(dim=2)  # the ground's: no subject is so wide
         for one, ground in zip(disparity[:, 0], rows, strict=True):
             subject = torch.nonzero((one == np.float32(0.6)).sum(dim=1) > 1)
@@ -516,17 +514,17 @@ def test_a_subject_stands_upon_its_ground(cut: Cutouts, monkeypatch: pytest.Monk
 def test_the_ground_is_as_near_as_a_stems_foot(
     cut: Cutouts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In all scenes with a laid ground, and be it below the frame: with the horizon in the middle, a
-    foot a quarter of the frame below it stands where the ground is half as near again."""
-    for name, value in {"LAID": 1.0, "UPON": 0.0, "OFTEN": 0.0, "BEHIND": 0.0, "NEAREST": (0.6, 0.6),
-                        "HORIZON": (0.5, 0.5)}.items():  # fmt: skip
+    """In all scenes with a laid ground, and be it below the frame: with the horizon in the middle,
+    a foot a quarter of the frame below it stands where the ground is half as near again."""
+    for name, value in {"LAID": 1.0, "UPON": 0.0, "OFTEN": 0.0, "BEHIND": 0.0,
+                        "NEAREST": (0.6, 0.6), "HORIZON": (0.5, 0.5)}.items():  # fmt: skip
         monkeypatch.setattr(cutouts, name, value)
     for row, there in ((0.75, 1.0), (1.25, 1 / 1.5 * 0.6)):
         monkeypatch.setattr(
             cutouts, "stemmed",
             lambda subject, alpha, *_, row=row: (subject, alpha, torch.full((40, 1, 1, 1), row)),
         )
-        _, disparity = compose(cut, 40, 64, 0.2, torch.Generator().manual_seed(0))
+        _, disparity = compose(cut, 40, 64, 0.2, 0.6, torch.Generator().manual_seed(0))
         lowest_row = disparity[:, 0, -1].mode(dim=1).values
         expected = min(there, 1) * (1 - 0.5 / 32)  # the middle of that row
         assert ((lowest_row - expected).abs() < 0.01).float().mean() > 0.8
@@ -544,7 +542,7 @@ def test_nothing_is_farther_than_what_it_stands_upon(
     given = {}
     for often in (0.0, 1.0):
         monkeypatch.setattr(cutouts, "OFTEN", often)
-        given[often] = compose(cut, 100, 64, 0.5, torch.Generator().manual_seed(0))
+        given[often] = compose(cut, 100, 64, 0.5, 0.6, torch.Generator().manual_seed(0))
     painted = (given[1.0][0] - given[0.0][0]).abs().amax(dim=1, keepdim=True) > 0.05
     raised = given[1.0][1] > given[0.0][1]
     # Else the lower part of a farther subject would be a picture on the ground.
@@ -557,11 +555,10 @@ def test_a_ground_is_laid_in_some_scenes_alone(
     """And never where none is assumed."""
     asked = []
     monkeypatch.setattr(cutouts, "laid", lambda picture, down, rng: asked.append(1) or picture * 0)
-    for name in ("OFTEN", "STEMS"):
-        monkeypatch.setattr(cutouts, name, 0.0)
+    monkeypatch.setattr(cutouts, "OFTEN", 0.0)
     black = {}
     for ground in (0.0, 0.5):
-        image, disparity = compose(cut, 100, SIZE, ground, torch.Generator().manual_seed(0))
+        image, disparity = compose(cut, 100, SIZE, ground, 0.0, torch.Generator().manual_seed(0))
         below = (disparity < 0.5)[:, 0, -1]
         black[ground] = ((image[:, :, -1].amax(dim=1) == 0) & below).any(dim=1).float().mean()
     assert len(asked) == 1
@@ -602,7 +599,7 @@ def test_a_laid_ground_ends_at_the_horizon(cut: Cutouts, monkeypatch: pytest.Mon
     for name, value in {"OFTEN": 0.0, "LAID": 1.0, "UPON": 0.0, "HORIZON": (0.5, 0.5),
                         "WIDE_OPEN": 0.0}.items():  # fmt: skip
         monkeypatch.setattr(cutouts, name, value)
-    image, disparity = compose(cut, 50, SIZE, 0.5, torch.Generator().manual_seed(0))
+    image, disparity = compose(cut, 50, SIZE, 0.5, 0.6, torch.Generator().manual_seed(0))
     floor, far = (disparity < 0.55)[:, 0], image.amax(dim=1) > 0
     above, below = slice(0, SIZE // 2), slice(SIZE // 2, SIZE)
     assert far[:, above][floor[:, above]].float().mean() > 0.9
@@ -615,7 +612,7 @@ def test_a_laid_ground_ends_at_the_horizon(cut: Cutouts, monkeypatch: pytest.Mon
 def test_what_is_pasted_is_in_front(cut: Cutouts) -> None:
     """Without a ground: the nearest subject is everywhere, others lie between it and the
     background, and each keeps one level."""
-    image, disparity = compose(cut, 200, 64, 0.0, torch.Generator().manual_seed(0))
+    image, disparity = compose(cut, 200, 64, 0.0, 0.6, torch.Generator().manual_seed(0))
     assert image.shape == (200, 3, 64, 64) and 0 <= image.min() and image.max() <= 1
     between = (disparity > cutouts.BEHIND) & (disparity < cutouts.NEAREST[0])
     near = disparity >= cutouts.NEAREST[0]
@@ -629,9 +626,9 @@ def test_the_same_subject_farther_is_as_much_smaller(
     cut: Cutouts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {"ALIKE": 1.0, "OFTEN": 1.0, "BEHIND": 0.0, "CLOSE": (1.5, 2.0),
-                        "DISTANCE": (1.5, 3.0), "WIDE_OPEN": 0.0, "STEMS": 0.0}.items():  # fmt: skip
+                        "DISTANCE": (1.5, 3.0), "WIDE_OPEN": 0.0}.items():  # fmt: skip
         monkeypatch.setattr(cutouts, name, value)
-    _, disparity = compose(cut, 200, 96, 0.0, torch.Generator().manual_seed(0))
+    _, disparity = compose(cut, 200, 96, 0.0, 0.0, torch.Generator().manual_seed(0))
     disc, seen = scene()[1].mean(), []
     for one in disparity:
         level, count = one[one > 0].unique(return_counts=True)
@@ -666,7 +663,7 @@ def test_a_lens_blurs_by_the_distance_from_its_focus(
     seen = {}
     for share in (0.0, 1.0):
         monkeypatch.setattr(cutouts, "WIDE_OPEN", share)
-        image, disparity = compose(cut, 100, 96, ground, torch.Generator().manual_seed(1))
+        image, disparity = compose(cut, 100, 96, ground, 0.6, torch.Generator().manual_seed(1))
         near, far = disparity >= cutouts.NEAREST[0], disparity < cutouts.NEAREST[0] / 4
         seen[share] = sharpness(image, near), sharpness(image, far)
     (near, far), (near_open, far_open) = seen.values()
@@ -681,7 +678,7 @@ def test_what_is_nearer_is_painted_later(cut: Cutouts, monkeypatch: pytest.Monke
     monkeypatch.setattr(
         augment, "gaussian", lambda image, s: sigmas.append(s) or gaussian(image, s)
     )
-    compose(cut, 50, 32, 0.0, torch.Generator().manual_seed(0))
+    compose(cut, 50, 32, 0.0, 0.6, torch.Generator().manual_seed(0))
     order = torch.stack(sigmas)
     assert len(order) == 2 + cutouts.FARTHER
     assert (order.diff(dim=0) <= 0).all() and (order[0] > order[-1]).any()
@@ -689,7 +686,7 @@ def test_what_is_nearer_is_painted_later(cut: Cutouts, monkeypatch: pytest.Monke
 
 def test_pasted_colours_and_disparity_are_of_the_same_place(cut: Cutouts) -> None:
     """Each surface is recoloured for itself; its outline in the image is the disparity's."""
-    image, disparity = compose(cut, 64, 64, 0.0, torch.Generator().manual_seed(3))
+    image, disparity = compose(cut, 64, 64, 0.0, 0.6, torch.Generator().manual_seed(3))
     front = (disparity >= 0.9).float()
     rim = F.max_pool2d(front, 3, 1, 1) - front  # a pixel around it
     inside = front - (1 - F.max_pool2d(1 - front, 3, 1, 1))

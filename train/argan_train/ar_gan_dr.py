@@ -179,7 +179,12 @@ class ArGanDr:
                 * min(step / config.warmup, 1.0)
                 * (0.5 + 0.5 * float(np.cos(np.pi * step / config.steps)))
             )
-        predicted = self.predict(image)
+        photo, seen = image[:0], target[:0]
+        real = round(config.consistency_share * len(image)) if config.consistency_weight else 0
+        if self.photos is not None and real:
+            photo, seen = self.real_lesson(self.photos, real, rng)
+        # One pass for both: batch norm is to see the mixture that its running averages see.
+        predicted, followed = self.predict(torch.cat([image, photo])).tensor_split([len(image)])
         logged = {
             "level": self.level(predicted, target),
             "gradient": losses.gradient_loss(predicted, target),
@@ -192,13 +197,9 @@ class ArGanDr:
             _, teacher = self.teachers[step % len(self.teachers)]
             logged["rendered"] = self.rendered(image, predicted, target, teacher)
             loss = loss + config.render_weight * logged["rendered"]
-        n = round(config.consistency_share * len(image))
-        if self.photos is not None and config.consistency_weight and n:
-            image, target = self.real_lesson(self.photos, max(n, 2), rng)
-            predicted = self.predict(image)
-            # Of nearly equal levels the second term minds the order.
-            level, order = self.level(predicted, target), losses.scale_and_shift_invariant
-            logged["consistency"] = level + order(predicted, target)
+        if len(photo):
+            order = losses.scale_and_shift_invariant(followed, seen)  # of nearly equal levels, too
+            logged["consistency"] = self.level(followed, seen) + order
             loss = loss + config.consistency_weight * logged["consistency"]
         self.optimizer.zero_grad()
         loss.backward()

@@ -130,6 +130,7 @@ class ArGanDrConfig:
     composed: float = 0.667  # of these, scenes put together; the others are photos as they were
     ground: float = 0.5  # most by which the background comes nearer downwards: assumed, not learnt
     standing: bool = False  # what carries a subject lies below it, as near: assumed; for portraits
+    stems: float = 0.0  # share of other subjects that get a stem, as near: assumed; for flowers 0.6
     # The losses.
     level: Literal["bce", "l1", "ssi"] = "bce"  # how far the disparity is off; ssi: affine-free
     gradient_weight: float = 0.5  # of outlines, at three scales
@@ -153,7 +154,7 @@ class ArGanDrConfig:
             raise InputError(f"narrow {self.narrow}: use 0 or more")
         if not 0 <= self.photo_size <= self.size:
             raise InputError(f"photo_size {self.photo_size}: use 0 to the size, {self.size}")
-        for name in ("cutout_share", "composed", "ground", "consistency_share"):
+        for name in ("cutout_share", "composed", "ground", "stems", "consistency_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} {getattr(self, name)}: use 0 to 1")
 

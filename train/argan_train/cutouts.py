@@ -8,9 +8,10 @@ sharp and as colourful as the subject. Self-training (Xie et al. 2020, "Noisy St
 cut-and-paste (Ghiasi et al. 2021).
 
 Assumed, and not learnt: that the background is a ground which comes nearer downwards, by an amount
-drawn for each scene up to `ground`, or such that the nearest subject stands upon it; and that
-something carries a subject, which is as near: where subjects are said to be `standing`, as people
-are, the body below them, else a stem. Scenes make the stems, and bodies where a photo ends.
+drawn for each scene up to `ground`, or such that the nearest subject stands upon it; and what
+carries a subject, and is as near: where subjects are said to be `standing`, as people are, a body
+below them; and a share of them, as of flowers, have `stems`. Scenes make the stems, and the bodies
+where a photo ends.
 
 Images [N, 3, S, S] sRGB 0..1, disparities [N, 1, S, S] 0..1, 1 = the nearest subject.
 """
@@ -76,8 +77,7 @@ KNEE = (-0.5, 0.1)
 BARE = 0.4  # share of them whose forearms, and of them whose legs are of the head's colour
 SHADE = 0.35  # of the light, that is missing at the rim of a limb, or of a stem
 
-# Of a subject that is not standing: its stem, and the leaf that it may have.
-STEMS = 0.6  # share of the subjects
+# Of a subject that is not standing: its stem, where it has one, and the leaf that this may have.
 LENGTH = (0.5, 3.0)  # from the subject's middle to the stem's foot, over the subject's height
 THICK = (0.03, 0.12)  # over the subject's width
 LEANING = 0.4  # of its length, that the foot is aside at most
@@ -281,7 +281,7 @@ def lesson(
     composed = round(n * config.composed)
     parts = []
     if composed:
-        parts.append(compose(cutouts, composed, size, ground, rng))
+        parts.append(compose(cutouts, composed, size, ground, config.stems, rng))
     if composed < n:
         image, disparity = cutouts.draw(n - composed, rng)
         image, disparity = augment.crop(image, disparity, size, (1, config.zoom), rng)
@@ -332,7 +332,7 @@ def laid(picture: Tensor, down: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def compose(
-    cutouts: Cutouts, n: int, size: int, ground: float, rng: torch.Generator
+    cutouts: Cutouts, n: int, size: int, ground: float, stems: float, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Scenes: a photo as background, and cut-outs before it, each in colours of its own, taken
     through a lens.
@@ -355,7 +355,7 @@ def compose(
         cloth = augment.recolour(cloth, rng)
         if cutouts.standing:
             return *embodied(subject, alpha, cloth, rng), torch.zeros_like(scale)
-        return stemmed(subject, alpha, cloth, rng)
+        return stemmed(subject, alpha, cloth, stems, rng)
 
     nearest, near_mask = cutouts.draw(n, rng, loose=True)
     near_level = uniform(rng, n, *NEAREST)
@@ -531,9 +531,9 @@ def limb(
 
 
 def stemmed(
-    subject: Tensor, alpha: Tensor, cloth: Tensor, rng: torch.Generator
+    subject: Tensor, alpha: Tensor, cloth: Tensor, share: float, rng: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Subjects [n, 3, S, S] and their alpha [n, 1, S, S], some with a stem behind them and perhaps
+    """Subjects [n, 3, S, S] and their alpha [n, 1, S, S], a share with a stem behind it and perhaps
     a leaf, in about one of the colours of the cloth [n, 3, S, S]; and the row of the stem's foot in
     frames' heights, 0 where there is none. [n, 1, 1, 1]"""
     n, size = len(alpha), alpha.shape[-1]
@@ -569,7 +569,7 @@ def stemmed(
            + ((from_x * up - from_y * forth) / (half_leaf / 4)) ** 2)  # fmt: skip
     leaf = (far < 1) & chance(rng, n, LEAVES)
 
-    there = chance(rng, n, STEMS) & (area > 0)
+    there = chance(rng, n, share) & (area > 0)
     made = torch.where(there, torch.maximum(stem, leaf.float()), 0)
     colour = cloth.mean(dim=(2, 3), keepdim=True)
     colour = colour + (cloth - colour) * uniform(rng, n, 0, 1)
