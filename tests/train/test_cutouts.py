@@ -332,6 +332,13 @@ def test_clothes_have_the_subjects_colours_or_others(monkeypatch: pytest.MonkeyP
     image, whole = embodied(subject, alpha, patterned, torch.Generator().manual_seed(0))
     contrast = image[1:, 0, 22:26, 20:28].std((1, 2))
     assert contrast.min() < 0.01 and contrast.max() > 0.04
+    # Darker towards the rim of a limb, and nowhere lighter.
+    monkeypatch.setattr(cutouts, "SHADE", 0.5)
+    round_, whole = embodied(subject, alpha, patterned, torch.Generator().manual_seed(0))
+    share = (round_ / image.clamp(min=1e-3))[:, 0][(whole > alpha)[:, 0]]
+    assert share.max() < 1 + 1e-4 and share.quantile(0.9) > 0.9
+    assert 0.45 < share.quantile(0.02) < 0.6
+    monkeypatch.setattr(cutouts, "SHADE", 0.0)
     # Bare: of the head's colour, above none of the cloth's; the trunk never.
     monkeypatch.setattr(cutouts, "DRESSED", 0.0)
     for share in (0.0, 1.0):

@@ -509,7 +509,7 @@ def test_consistency_minds_the_order_of_nearly_equal_levels(
         predict = lambda image, said=said: torch.cat([method.network(image)[:-2], said])  # noqa: E731
         monkeypatch.setattr(method, "predict", predict)
         found[name] = float(method.step(1)["consistency"])
-    assert found["turned"] > found["same"] + 1  # by level alone 0.0002 were seen
+    assert found["turned"] > found["same"] + 0.05  # by level alone 0.0002 more
 
 
 def test_a_plain_gan_is_no_teacher(tmp_path: Path) -> None:
