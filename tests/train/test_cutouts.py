@@ -299,17 +299,26 @@ def test_a_figure_is_made_below_a_subject(monkeypatch: pytest.MonkeyPatch) -> No
         (0, 1)).sum()  # fmt: skip
     assert abs(middle - 24) < 0.3
     # A head half as wide: the trunk, too, where arms don't reach.
-    monkeypatch.setattr(cutouts, "SPREAD", (0.0, 0.0))
-    monkeypatch.setattr(cutouts, "BEND", (0.0, 0.0))
-    widths = {}
+    for name in ("SPREAD", "BEND", "STRIDE", "KNEE"):
+        monkeypatch.setattr(cutouts, name, (0.0, 0.0))
+    widths, tall = {}, {}
     for half in (2, 4):
         alpha[:] = 0
         alpha[1:, :, 4:20, 24 - half : 24 + half] = 1
         _, whole = embodied(subject, alpha, subject, torch.Generator().manual_seed(0))
         widths[half] = (whole[1:, 0, 21] > 0).sum(dim=1).float()
+        tall[half] = (whole[1:, 0, 20:] > 0).any(dim=2).sum(dim=1)
         low, high = (2 * 2 * half * of for of in cutouts.SHOULDER)
         assert low - 1.5 <= widths[half].min() and widths[half].max() <= high + 1.5
     assert 1.8 < (widths[4] / widths[2]).mean() < 2.2
+    # A trunk of 1.5 to 2.8 widths of the head and twice 1.6 to 2.5 of leg: the tallest leave below.
+    assert 18 < tall[2].min() < 24 and tall[2].max() == 28 and tall[4].min() == 28
+    # Arms stretched out: to either side half the shoulders, an upper arm, a forearm.
+    monkeypatch.setattr(cutouts, "SPREAD", (np.pi / 2, np.pi / 2))
+    alpha[:], alpha[1:, :, 4:20, 22:26] = 0, 1
+    _, whole = embodied(subject, alpha, subject, torch.Generator().manual_seed(0))
+    span = (whole[1:, 0] > 0).sum(dim=2).amax(dim=1)
+    assert 23 < span.min() < 30 and 34 < span.max() <= 44  # widths of the head: 6.3 to 10.7
 
 
 def test_clothes_have_the_subjects_colours_or_others(monkeypatch: pytest.MonkeyPatch) -> None:

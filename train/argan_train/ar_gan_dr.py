@@ -198,8 +198,7 @@ class ArGanDr:
             logged["rendered"] = self.rendered(image, predicted, target, teacher)
             loss = loss + config.render_weight * logged["rendered"]
         if len(photo):
-            shape = losses.relative_l1(followed, seen)  # where all is nearly as far, it counts too
-            logged["consistency"] = self.level(followed, seen) + shape
+            logged["consistency"] = self.level(followed, seen)
             loss = loss + config.consistency_weight * logged["consistency"]
         self.optimizer.zero_grad()
         loss.backward()

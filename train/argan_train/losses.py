@@ -105,15 +105,6 @@ def scale_and_shift_invariant(predicted: Tensor, target: Tensor) -> Tensor:
     return (normal(predicted) - normal(target)).abs().mean()
 
 
-def relative_l1(predicted: Tensor, target: Tensor) -> Tensor:
-    """L1 in units of how much each target varies, its mean absolute deviation from its median, and
-    at least 0.05. Nothing that is predicted is in the unit, or a smaller error could be bought by
-    more contrast. Both [N, 1, H, W] 0..1."""
-    median = target.flatten(1).median(dim=1).values.view(-1, 1, 1, 1)
-    unit = (target - median).abs().mean(dim=(1, 2, 3)).clamp(min=0.05)
-    return ((predicted - target).abs().mean(dim=(1, 2, 3)) / unit).mean()
-
-
 def edge_aware_smoothness(disparity: Tensor, image: Tensor) -> Tensor:
     """mean |step of the disparity| exp(-10 |step of the image|) (Godard et al. 2017): a step costs
     little where the image has one too. [N, 1, H, W], [N, 3, H, W]"""
