@@ -385,8 +385,13 @@ def test_a_stem_is_made_below_some_subjects(monkeypatch: pytest.MonkeyPatch) -> 
     assert cutouts.LENGTH[0] <= heights.min() < 0.7 and 2.8 < heights.max() <= cutouts.LENGTH[1]
     for one in (whole[stem, 0] > 0).numpy().astype(np.uint8):
         assert cv2.connectedComponents(one)[0] == 2
-    monkeypatch.setattr(cutouts, "LEAVES", 0.0)
-    _, alpha, _, whole, foot = stems(300)
+    leafy = {}
+    for share in (1.0, 0.5, 0.0):
+        monkeypatch.setattr(cutouts, "LEAVES", share)
+        _, alpha, _, whole, foot = stems(300)
+        leafy[share] = (whole - alpha).mean()
+    leaves = leafy[1.0] - leafy[0.0]
+    assert leaves > 0.1 * leafy[0.0] and 0.3 < (leafy[0.5] - leafy[0.0]) / leaves < 0.7
     rows = (whole - alpha)[:, 0].sum(dim=2)[:, 32:]  # how wide, below the disc
     assert rows.max() < 3.5 and rows[rows > 0].median() < 1.3
     end = (rows > 0.5).sum(dim=1) + 32
