@@ -84,9 +84,6 @@ def second_round(settings: dict[str, Any], data: dict[str, Any]) -> list[str]:
         f"such photos ({photos['cut_out']:,} of {photos['photos']:,} of `{photos['source']}`) and",
         "scenes put together of them.",
     ]
-    if other := data.get("backgrounds"):
-        lines.append(f"Scenes show {other['photos']:,} photos of `{other['source']}`, too, as")
-        lines.append("backgrounds.")
     if parts := data["student"].get("begun_with"):
         lines.append(f"It began with the weights of that student: {', '.join(parts)}.")
     assumed = []

@@ -142,22 +142,6 @@ def test_a_second_round_lists_its_student_and_the_photos_that_it_cut(
     assert found["photos/b/3.png"] == digest(photos / "b/3.png")
     data = checkpoint.read_json(tmp_path / "second/config.json")["data"]
     assert data["photos"]["cut_out"] == 3 and data["student"]["run"] == "first"
-    assert "backgrounds" not in data
-    # Before other photos, too.
-    seen: list[torch.Tensor | None] = []
-    start = cli.ArGanDr
-    monkeypatch.setattr(
-        cli, "ArGanDr", lambda *a, cut, **k: seen.append(cut.backgrounds) or start(*a, cut=cut, **k)
-    )
-    words += ["--photos", str(photos), "--backgrounds", str(photos / "b")]
-    assert cli.train([*words, "--out", str(tmp_path / "third")]) == 0
-    assert seen[0] is not None and seen[0].shape == (1, 3, 32, 32)
-    data = checkpoint.read_json(tmp_path / "third/config.json")["data"]
-    assert data["backgrounds"]["photos"] == 1 and data["photos"]["photos"] == 3
-    assert listed(tmp_path / "third")["backgrounds/3.png"] == digest(photos / "b/3.png")
-    alone = ["ar-gan-dr", "--teacher", str(teacher), *STUDENT, *SHORT, "--out", "no"]
-    assert cli.train([*alone, "--backgrounds", str(photos)]) == 2
-    assert "--backgrounds are for a second round: give it a --student" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words, parts", [

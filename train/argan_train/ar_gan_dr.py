@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,7 @@ class ArGanDr:
                 * (0.5 + 0.5 * float(np.cos(np.pi * step / config.steps)))
             )
         photo, seen = image[:0], target[:0]
-        real = round(config.consistency_share * len(image)) if config.consistency_weight else 0
+        real = ceil(config.consistency_share * len(image)) if config.consistency_weight else 0
         if self.photos is not None and real:
             photo, seen = self.real_lesson(self.photos, real, rng)
         # One pass for both: batch norm is to see the mixture that its running averages see.

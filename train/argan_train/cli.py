@@ -142,10 +142,6 @@ def train(argv: list[str]) -> int:
         "--photos", help="real photos, unlabelled: to make lessons of (--student), or whose"
         " disparity is to follow crops and colours"
     )
-    student.add_argument(
-        "--backgrounds", metavar="PHOTOS", help="of a second round: other photos, to put subjects"
-        " before as well; for portraits, such as show no people"
-    )  # fmt: skip
     earlier = student.add_mutually_exclusive_group()
     earlier.add_argument(
         "--student", type=Path, metavar="RUN",
@@ -217,8 +213,6 @@ def start_ar_gan_dr(arguments: argparse.Namespace, device: torch.device) -> Star
     settings = chosen(arguments, ArGanDrConfig)
     if arguments.student and not arguments.photos:
         raise InputError("--student cuts subjects out of photos: give it some by --photos")
-    if arguments.backgrounds and not arguments.student:
-        raise InputError("--backgrounds are for a second round: give it a --student, too")
     run = arguments.qat or arguments.student
     student, before = load_depth_net(run) if run else (None, None)
     if arguments.qat:
@@ -228,17 +222,13 @@ def start_ar_gan_dr(arguments: argparse.Namespace, device: torch.device) -> Star
         config = load_preset(ArGanDrConfig, arguments.preset, settings)
     teachers = load_teachers(arguments.teacher, device)
     record, inputs = describe_sources(arguments.teacher, config)
-
-    def read(what: str, source: str | None) -> torch.Tensor | None:
-        if source is None:
-            return None
+    photos = None
+    if arguments.photos:
         photo_size = config.photo_size or config.size
-        read, record[what], files = load_training_photos(source, photo_size, config.seed)
-        inputs.update({f"{what}/{name}": digest for name, digest in files.items()})
-        return place(enlarged(read, config.size), device)
-
-    photos = read("photos", arguments.photos)
-    backgrounds = read("backgrounds", arguments.backgrounds)
+        photos, about, files = load_training_photos(arguments.photos, photo_size, config.seed)
+        photos = place(enlarged(photos, config.size), device)
+        record["photos"] = about
+        inputs |= {f"photos/{name}": digest for name, digest in files.items()}
     if student is None:
         return ArGanDr(config, teachers, device, photos), record, inputs
     weights = describe_student(run, record, inputs, config)
@@ -250,7 +240,6 @@ def start_ar_gan_dr(arguments: argparse.Namespace, device: torch.device) -> Star
     cut = cut_out(
         photos, lambda image: student(image.to(device)),  # photos may be elsewhere
         standing=config.standing, keep=arguments.out / KEPT, of=cut_of(record),
-        backgrounds=backgrounds,
     )  # fmt: skip
     record["photos"]["cut_out"] = len(cut.photos)
     return ArGanDr(config, teachers, device, cut=cut, begin_with=weights), record, inputs

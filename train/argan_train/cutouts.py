@@ -56,26 +56,10 @@ CORE = 0.35  # of the subject's width, to either side of its middle: surely the 
 SHOULDERS = 1.5  # px to either side, for each px downwards: perhaps the body
 ARMS = 0.15  # share of the frame's left or right border that the body may touch
 FEET = (0.0, 1.6)  # where its photo ends in a scene: 0 is half way down, 1 the frame's lower border
+HIPS = (0.7, 1.5)  # width of the body that is made below that, over its width there
+TALL = (1.0, 5.0)  # its height, over the same
 WHOLE = (0.8, 4.5)  # as CLOSE below: a face fills its photo, and is little of a whole figure's
 DRESSED = 0.5  # share of them in colours of another photo, in place of those above
-
-# The figure that is made below that, in widths of the head, and radians from straight down.
-HEAD = 0.5  # of the way from its top to the photo's end, above which there is only the head
-SHOULDER = (0.8, 1.3)  # half of their width
-HIP = (0.6, 1.0)  # the same
-COLLAR = (0.05, 0.3)  # from the shoulders to where the photo ends
-TRUNK = (1.5, 2.8)  # from the shoulders to the hips
-ARM = (0.2, 0.32)  # half as thick; the forearm and the lower leg are a fifth thinner
-LEG = (0.3, 0.5)
-UPPER = (1.2, 1.8)  # length of an upper arm
-FORE = (1.3, 2.2)  # of a forearm, with the hand
-THIGH = (1.6, 2.5)  # of a thigh, and of a lower leg
-SPREAD = (-0.1, 1.0)  # of an upper arm outwards
-BEND = (-2.6, 0.4)  # of an elbow
-STRIDE = (-0.1, 0.6)  # of a thigh outwards
-KNEE = (-0.5, 0.1)
-BARE = 0.4  # share of them whose forearms, and of them whose legs are of the head's colour
-SHADE = 0.35  # of the light, that is missing at the rim of a limb, or of a stem
 
 # Of a subject that is not standing: its stem, where it has one, and the leaf that this may have.
 LENGTH = (0.5, 3.0)  # from the subject's middle to the stem's foot, over the subject's height
@@ -84,9 +68,9 @@ LEANING = 0.4  # of its length, that the foot is aside at most
 BENT = 0.6  # the same of its bow
 LEAVES = 0.5  # share of the stems
 LEAF = (0.2, 0.6)  # its length, over the subject's width; it is a quarter as wide
+SHADE = 0.35  # of the light, that is missing at the rim of a stem
 
 # What a scene is made of: a background, farther subjects, the nearest one, and a lens.
-ELSEWHERE = 0.5  # share of backgrounds, grounds and cloths that are of `backgrounds`
 WIDE = (0.5, 2.5)  # of a photo, that the background's width shows; beyond its border it is mirrored
 NEAREST = (0.9, 1.0)  # disparity of the nearest subject
 CLOSE = (0.8, 2.2)  # its source's width over the picture's
@@ -111,14 +95,12 @@ VANISHING = 0.04  # of the way from the horizon to the lower border, above which
 @dataclass(frozen=True)
 class Cutouts:
     """photos uint8 [M, 3, S, S], masks bool [M, 1, S, S]; loose int64 [K]: those whose subject is
-    whole, and may be put elsewhere; standing: with its body, which the lower border cuts;
-    backgrounds uint8 [B, 3, S, S]: other photos to put them before."""
+    whole, and may be put elsewhere; standing: with its body, which the lower border cuts."""
 
     photos: Tensor
     masks: Tensor
     loose: Tensor
     standing: bool = False
-    backgrounds: Tensor | None = None
 
     def draw(self, n: int, rng: torch.Generator, loose: bool = False) -> tuple[Tensor, Tensor]:
         """n images and their subjects' masks [n, 1, S, S], 0 or 1."""
@@ -132,25 +114,17 @@ class Cutouts:
         """n images to put others before, and what in them is nearer than the rest. Standing
         subjects are taken out: a face that fills the frame is near, whoever stands before it."""
         image, mask = self.draw(n, rng)
-        if self.standing:
-            image, mask = emptied(image, mask), torch.zeros_like(mask)
-        if self.backgrounds is not None:
-            pick = torch.randint(len(self.backgrounds), (n,), generator=rng, device=rng.device)
-            other = self.backgrounds[pick.to(self.backgrounds.device)].to(rng.device).float() / 255
-            elsewhere = chance(rng, n, ELSEWHERE)
-            image, mask = torch.where(elsewhere, other, image), mask * ~elsewhere
-        return image, mask
+        return (emptied(image, mask), torch.zeros_like(mask)) if self.standing else (image, mask)
 
 
 def cut_out(
     photos: Tensor, disparity_of: Callable[[Tensor], Tensor], bar: tqdm | None = None,
     standing: bool = False, keep: Path | None = None, of: str = "",
-    backgrounds: Tensor | None = None,
 ) -> Cutouts:  # fmt: skip
     """photos uint8 [M, 3, S, S]; disparity_of: images -> disparities [N, 1, S, S], of a student;
     bar: to show the photos on, in place of one of its own; standing: each with its body; keep: a
     file that remembers the masks, for a run that is resumed; of: which student's and photos'
-    they are; backgrounds: as in `Cutouts`.
+    they are.
 
     Photos in which the cut does not agree with the disparity, or leaves hardly anything or hardly a
     background, are left out. InputError if too few are left.
@@ -179,8 +153,7 @@ def cut_out(
         about_them = torch.frombuffer(bytearray(about), dtype=torch.uint8)
         checkpoint.save_tensors(keep, {"kept": kept, "masks": packed, "of": about_them}, {})
     device = photos.device
-    cut = photos[kept.to(device)], masks.to(device), loose.to(device)
-    return Cutouts(*cut, standing, backgrounds)
+    return Cutouts(photos[kept.to(device)], masks.to(device), loose.to(device), standing)
 
 
 def cut_of(record: Mapping[str, Any]) -> str:
@@ -448,86 +421,28 @@ def lowest(alpha: Tensor, down: Tensor) -> Tensor:
 def embodied(
     subject: Tensor, alpha: Tensor, cloth: Tensor, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Subjects [n, 3, S, S] and their alpha, with a figure below where their photos end: trunk,
-    arms and legs, sized by the head. Clothes are of about the colour that the subject has there, or
-    of colours of the cloth [n, 3, S, S], with its pattern; forearms and legs may be as bare as the
-    head."""
+    """Subjects [n, 3, S, S] and their alpha, with a body below where their photos end: as wide as
+    they are there, of about the colour that they have there, or of the cloth, with its pattern."""
     n, size = len(alpha), alpha.shape[-1]
-    at = torch.arange(size, device=alpha.device) + 0.5
-    x, y = at.view(1, 1, 1, size), at.view(1, 1, size, 1)
-    inside = alpha > 0.5
-    rows = inside.any(dim=3, keepdim=True)
-    top = torch.where(rows, y, size).amin(dim=2, keepdim=True)
-    last = torch.where(rows, y, 0).amax(dim=2, keepdim=True)
-    of_head = inside & (y < torch.lerp(top, last, HEAD))
-    hem = inside & (y > last - 3)  # what lies just above the photo's end
-    area = of_head.sum(dim=(2, 3), keepdim=True)
-    middle = (of_head * x).sum(dim=(2, 3), keepdim=True) / area.clamp(min=1)
-    wide = area / of_head.any(dim=3, keepdim=True).sum(dim=2, keepdim=True).clamp(min=1)
-
-    def measure(between: tuple[float, float]) -> Tensor:
-        return uniform(rng, n, *between) * wide
-
-    shoulders, hips, trunk = measure(SHOULDER), measure(HIP), measure(TRUNK)
-    arm, leg, upper_arm, forearm, thigh = (measure(m) for m in (ARM, LEG, UPPER, FORE, THIGH))
-    neck = last + arm - uniform(rng, n, *COLLAR) * wide
-    waist = neck + trunk
-    # The trunk, a trapezium; how far across it a pixel is, 1 at its rim.
-    down = ((y - neck) / trunk).clamp(0, 1)
-    across = (x - middle).abs() / torch.lerp(shoulders, hips, down).clamp(min=1e-6)
-    beyond = torch.maximum(neck - arm - y, y - waist - leg) / arm.clamp(min=1e-6)
-    shirt = torch.where(beyond > 0, 1 + beyond, across)
-    trousers = torch.full_like(shirt, 2)
-    bare = torch.full_like(shirt, 2)
-    for side in (-1, 1):
-        turn, bend = uniform(rng, n, *SPREAD), uniform(rng, n, *BEND)
-        start = (middle + side * (shoulders - arm), neck)
-        elbow, sleeve = limb(x, y, start, upper_arm, turn, side, arm)
-        _, lower = limb(x, y, elbow, forearm, turn + bend, side, 0.8 * arm)
-        shirt, bare = torch.minimum(shirt, sleeve), torch.minimum(bare, lower)
-        turn, bend = uniform(rng, n, *STRIDE), uniform(rng, n, *KNEE)
-        start = (middle + side * (hips - leg), waist)
-        knee, above = limb(x, y, start, thigh, turn, side, leg)
-        _, below = limb(x, y, knee, thigh, turn + bend, side, 0.8 * leg)
-        trousers = torch.minimum(trousers, torch.minimum(above, below))
-
-    def dyed(colour: Tensor) -> Tensor:
-        """In that colour or, of DRESSED, in another one, with some of the cloth's pattern."""
-        other = cloth.mean(dim=(2, 3), keepdim=True)
-        colour = torch.where(chance(rng, n, DRESSED), other * uniform(rng, n, 0.2, 1.6), colour)
-        return colour + (cloth - other) * uniform(rng, n, 0, 1)
-
-    def mean_of(part: Tensor) -> Tensor:
-        total = (subject * part).sum(dim=(2, 3), keepdim=True)
-        return total / part.sum(dim=(2, 3), keepdim=True).clamp(min=1)
-
-    skin, cloth_above = mean_of(of_head), dyed(mean_of(hem))
-    cloth_below = dyed(cloth_above.mean(dim=(2, 3), keepdim=True))
-    made, body = torch.zeros_like(subject), torch.zeros_like(inside)
-    for rim, colour in (
-        (trousers, torch.where(chance(rng, n, BARE), skin, cloth_below)),
-        (shirt, cloth_above),
-        (bare, torch.where(chance(rng, n, BARE), skin, cloth_above)),
-    ):
-        part = (rim < 1) & (area > 0)
-        made = torch.where(part, colour * (1 - SHADE * rim**2), made)
-        body |= part
-    behind = inside & (y < last)  # half of the last row is border
-    return torch.where(behind, subject, made.clamp(0, 1)), torch.maximum(alpha, body.float())
-
-
-def limb(
-    x: Tensor, y: Tensor, start: tuple[Tensor, Tensor], length: Tensor, turn: Tensor, side: int,
-    half: Tensor,
-) -> tuple[tuple[Tensor, Tensor], Tensor]:  # fmt: skip
-    """Where it ends, and how far across it each pixel is, 1 at its rim, `half` from its middle;
-    turn: radians outwards, to that side, from straight down."""
-    along_x, along_y = side * torch.sin(turn), torch.cos(turn)
-    off_x, off_y = x - start[0], y - start[1]
-    part = torch.minimum((off_x * along_x + off_y * along_y).clamp(min=0), length)
-    off = torch.hypot(off_x - part * along_x, off_y - part * along_y)
-    end = start[0] + length * along_x, start[1] + length * along_y
-    return end, off / half.clamp(min=1e-6)
+    inside = alpha[:, 0] > 0.5
+    rows = torch.arange(size, device=alpha.device)
+    last = (inside.any(dim=2) * rows).amax(dim=1)  # [n]
+    hem = inside & ((last[:, None] - rows).abs() <= 2)[:, :, None]  # what lies just above
+    columns = hem.any(dim=1)
+    left = torch.where(columns, rows, size).amin(dim=1)
+    right = torch.where(columns, rows, -1).amax(dim=1)
+    centre = ((left + right) / 2).view(n, 1, 1)
+    width = (right - left + 1).view(n, 1, 1)  # below 0 of nothing, which gets no body
+    below = (rows - last[:, None] + 1).view(n, size, 1)  # the last row, too: half of it is border
+    tall = uniform(rng, n, *TALL)[:, 0] * width
+    half = width / 2 * (1 + (uniform(rng, n, *HIPS)[:, 0] - 1) * (below / width).clamp(0, 1))
+    body = ((below > 0) & (below < tall) & ((rows - centre).abs() < half))[:, None]
+    colour = (subject * hem[:, None]).sum((2, 3), keepdim=True)
+    colour = colour / hem.sum((1, 2)).clamp(min=1).view(n, 1, 1, 1)
+    other = cloth.mean(dim=(2, 3), keepdim=True)
+    colour, pattern = torch.where(chance(rng, n, DRESSED), other, colour), cloth - other
+    made = (colour + pattern * uniform(rng, n, 0, 1)).clamp(0, 1)
+    return torch.where(body, made, subject), torch.maximum(alpha, body.float())
 
 
 def stemmed(
