@@ -89,27 +89,24 @@ def test_rounding_costs_little_and_gradients_reach_every_parameter():
 
 
 def int8_psnr(network, seen, student):
-    """dB of a network in int8 arithmetic on pictures, against itself and against `student`, both in
-    float; its ranges are found anew, as for an export."""
+    """dB of a network in int8 arithmetic on pictures, against `student` in float; its ranges are
+    found anew, as for an export."""
     int8 = qat.simulated(network, seen)
     with torch.no_grad():
-        got, own, expected = (np.concatenate([f(x).numpy() for x in seen])
-                              for f in (int8, network, student))  # fmt: skip
-    return psnr(got, own), psnr(got, expected)
+        got, expected = (np.concatenate([f(x).numpy() for x in seen]) for f in (int8, student))
+    return psnr(got, expected)
 
 
 def test_a_student_learns_to_say_in_int8_what_it_says_in_float(shipped):
     student, config, teachers = shipped
-    short = {"steps": 100, "batch": 4, "warmup": 10, "size": 64}
+    short = {"steps": 300, "batch": 8, "warmup": 10, "size": 64}
     config = dataclasses.replace(config, **qat.SETTINGS | short)
     method = qat.Int8Student(config, teachers, CPU, None, student)
     seen = [method.lesson(8, torch.Generator().manual_seed(1000 + i), i)[0] for i in range(2)]
-    before, _ = int8_psnr(student, seen, student)
+    before = int8_psnr(student, seen, student)
     for step in range(1, config.steps + 1):
         method.step(step)
-    after, to_student = int8_psnr(method.ema, seen, student)
-    assert after > before + 0.4  # seen: 45.52 and 46.29 dB
-    assert to_student > before + 0.8  # seen: 47.01
+    assert int8_psnr(method.ema, seen, student) > before + 0.5  # seen: 44.84 and 45.80 dB
 
 
 @pytest.fixture(scope="module")
