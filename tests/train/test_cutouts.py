@@ -679,5 +679,11 @@ def test_lessons_are_composed_and_whole(cut: Cutouts, monkeypatch: pytest.Monkey
     again = lessons(9)
     assert torch.equal(image, again[0]) and torch.equal(disparity, again[1])
     assert len(lessons(1)[0]) == 1
+    shares, made = [], cutouts.stemmed
+    monkeypatch.setattr(
+        cutouts, "stemmed", lambda *given: shares.append(given[3]) or made(*given)
+    )  # fmt: skip
+    lessons(9, stems=0.7)
+    assert set(shares) == {0.7}
     assert as_cut(lessons(9, composed=0.0)[1]).all()
     assert not as_cut(lessons(9, composed=1.0)[1]).any()
