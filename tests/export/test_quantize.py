@@ -213,14 +213,10 @@ def test_a_limit_that_cannot_be_met_says_so(found):
 
 
 def test_the_default_network_in_int8_is_within_40_db(photos):
-    """The weights that ship, on a real photo; the search is left out for its time."""
+    """The file that ships, on parts of a real photo that it was not calibrated on."""
     content = bundle.read(find_model(None))
-    graph = OnnxGraph(content.model(content.find("onnx", "fp32")))
-    calibrate, hold_out = photos((96, 96), 12), photos((256, 256), 3, seed=1)
-    ranges = calibration.ranges(
-        calibration.observe(lambda: graph.activations(calibrate)), "percentile"
-    )
-    model = graph.quantized(ranges, graph.layers)
+    model, fp32 = (content.model(content.find("onnx", kind)) for kind in ("int8", "fp32"))
+    graph, hold_out = OnnxGraph(fp32), photos((256, 256), 3, seed=1)
     drop = quantize.compare(graph.run(model, hold_out), graph.run(graph.model, hold_out))
-    assert drop.worst_psnr_db > 40  # seen: 42
+    assert drop.worst_psnr_db > 40  # seen: 41.9
     assert len(model) < 0.35 * len(graph.model) + 150_000
