@@ -370,9 +370,7 @@ def test_stems_are_as_near_as_their_subjects(cut: Cutouts, monkeypatch: pytest.M
     assert reaching[0.0] < 0.4 and reaching[1.0] > 0.85  # a stem may leave at a side
 
 
-def test_hardly_anything_of_a_subject_makes_no_nan(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_hardly_anything_of_a_subject_makes_no_nan() -> None:
     masks = torch.zeros(16, 1, SIZE, SIZE, dtype=torch.bool)
     masks[:, :, 23:25, 23] = True  # may fall between the pixels of a frame
     for standing in (False, True):
