@@ -313,7 +313,7 @@ def test_some_bodies_are_dressed_in_other_colours() -> None:
     assert 20 < dressed.sum() < 40 and torch.allclose(made[~dressed], torch.tensor(0.2))
 
 
-def stems(n: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
+def stems(n: int) -> tuple[torch.Tensor, ...]:
     """Of red discs, 12 px wide, in the frames' middles, but of the first; with cloths of green."""
     y, x = np.mgrid[:SIZE, :SIZE] + 0.5
     disc = torch.from_numpy((x - 24) ** 2 + (y - 24) ** 2 < 6**2).float()
@@ -321,7 +321,7 @@ def stems(n: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
     alpha[0] = 0
     subject, cloth = torch.zeros(2, n, 3, SIZE, SIZE)
     subject[:, 0], cloth[:, 1] = 1, 0.5
-    return subject, alpha, *stemmed(subject, alpha, cloth, 0.6, torch.Generator().manual_seed(seed))
+    return subject, alpha, *stemmed(subject, alpha, cloth, 0.6, torch.Generator().manual_seed(0))
 
 
 def test_a_stem_is_made_below_some_subjects(monkeypatch: pytest.MonkeyPatch) -> None:

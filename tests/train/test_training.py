@@ -471,7 +471,7 @@ def test_a_second_round_follows_crops_of_the_photos_that_it_cut(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A share of a batch, and without a weight none; in one pass with the lessons, or batch norm's
-    running averages would be of two mixtures in turn, and the averaged network off by 0.1."""
+    running averages would be of two mixtures in turn."""
     masks = torch.zeros(4, 1, 32, 32, dtype=torch.bool)
     masks[..., 8:24, 8:24] = True
     cut = Cutouts(torch.full((4, 3, 32, 32), 77, dtype=torch.uint8), masks, torch.arange(4))

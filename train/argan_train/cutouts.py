@@ -323,6 +323,8 @@ def compose(
         """A subject and its alpha, with all that carries it, and where its stem's foot is."""
         subject, alpha = place(picture, mask, size, scale, 0.8, "zeros", cutouts.standing, rng)
         subject = augment.recolour(subject, rng)
+        if not (cutouts.standing or stems):
+            return subject, alpha, torch.zeros_like(scale)
         cloth, its_mask = cutouts.draw_background(n, rng)
         cloth, _ = place(cloth, its_mask, size, scales(rng, n, WIDE), 1.0, "reflection", False, rng)
         cloth = augment.recolour(cloth, rng)
