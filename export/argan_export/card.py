@@ -84,8 +84,10 @@ def second_round(settings: dict[str, Any], data: dict[str, Any]) -> list[str]:
         f"such photos ({photos['cut_out']:,} of {photos['photos']:,} of `{photos['source']}`) and",
         "scenes put together of them.",
     ]
+    before = data["student"]["record"]["settings"]["network"]
     if parts := data["student"].get("begun_with"):
-        lines.append(f"It began with the weights of that student: {', '.join(parts)}.")
+        widened = "" if before == settings["network"] else f", a narrower one's (`{before}`)"
+        lines.append(f"It began with the weights of that student{widened}: {', '.join(parts)}.")
     assumed = []
     if settings["ground"]:
         assumed.append("that the ground comes nearer downwards")

@@ -94,3 +94,15 @@ def test_the_card_says_what_was_assumed(
     assert ("have a stem, which is as near" in text) == (bool(stems) and not standing)
     assert ("Assumed" in text) == (bool(ground) or standing or bool(stems))
     assert ("It began with the weights of that student: stem." in text) == begun_with
+
+
+@pytest.mark.parametrize("before, said", [("nano", ", a narrower one's (`nano`)"), ("small", "")])
+def test_the_card_says_that_a_network_was_widened(before: str, said: str) -> None:
+    settings = {"network": "small", "seed": 0, "steps": 1, "batch": 24, "size": 96, "ground": 0}
+    record = {"settings": settings, "steps": 1, "seconds": 1, "device": "x86_64", "threads": 1}
+    first = record | {"settings": settings | {"network": before}, "data": {"teachers": {}}}
+    student = {"run": "first", "begun_with": ["stem"], "record": first}
+    photos = {"source": "flowers.zip", "photos": 7366, "cut_out": 6540}
+    about = record | {"data": {"teachers": {}, "photos": photos, "student": student}}
+    text = card("x", DepthGraph(nn.Identity(), 96, (0, 1), "dr", about, "0" * 64), {}, {}, None)
+    assert f"It began with the weights of that student{said}: stem." in text

@@ -22,6 +22,7 @@ from argan_train.networks import (
     depth_net,
     doubled_conv,
     stage_channels,
+    widened,
 )
 
 WEIGHTS = Path(__file__).parents[2] / "weights"
@@ -98,6 +99,23 @@ def test_a_light_decoder_is_light_where_most_of_the_work_is() -> None:
     same = {n: w.shape for n, w in wide.state_dict().items() if not n.startswith(DECODERS_DIFFER)}
     lighter = light.state_dict().items()
     assert same == {n: w.shape for n, w in lighter if not n.startswith(DECODERS_DIFFER)}
+
+
+@pytest.mark.parametrize("light", [False, True])
+@pytest.mark.parametrize("width", [32, 64])
+def test_a_wider_network_begins_as_the_narrower_one(width: int, light: bool) -> None:
+    torch.manual_seed(0)
+    narrow, wide = DepthNet(16, light), DepthNet(width, light)
+    narrow(torch.rand(4, 3, 64, 64))  # norms that are not those of every new network
+    weights = widened(narrow.state_dict(), wide, torch.Generator().manual_seed(0))
+    wide.load_state_dict(weights)
+    image = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        before, after = narrow.eval()(image), wide.eval()(image)
+    assert (after - before).abs().max() < 1e-5  # seen: 2e-7
+    before, after = narrow.head.weight, wide.head.weight  # of both of a pair, not the same share
+    assert torch.allclose(after.unfold(1, width // 16, width // 16).sum(-1), before, atol=1e-6)
+    assert (after[:, ::2] - after[:, 1::2]).abs().min() > 0
 
 
 def test_the_weights_that_ship_fit_the_network() -> None:

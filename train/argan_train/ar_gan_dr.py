@@ -31,7 +31,7 @@ from argan_train.ar_gan import load_generator, photograph, pupil_points
 from argan_train.config import ArGanConfig, ArGanDrConfig, build
 from argan_train.cutouts import Cutouts
 from argan_train.loop import INPUTS, seeded, update_average
-from argan_train.networks import DepthNet, Generator, Lite0DepthNet, depth_net
+from argan_train.networks import DepthNet, Generator, Lite0DepthNet, depth_net, widened
 from argan_train.pictures import disparity_rows, image_rows
 
 # A teacher's disparity D in [-limit, limit] px becomes d = D / limit + 1, held to 0..1: 0 is the
@@ -293,16 +293,21 @@ def describe_student(
     run: Path, record: dict[str, Any], inputs: dict[str, str], config: ArGanDrConfig
 ) -> dict[str, Tensor]:
     """Into both: the earlier student that a run of config goes on from. -> its weights that the run
-    begins with: all where the networks are the same, all but the last stage's and the head's where
-    only the decoders differ, none of another network's."""
+    begins with: all where the networks are the same or the run's is a wider one (`widened`), all
+    but the last stage's and the head's where decoders differ, none of any other network's."""
     digest = checkpoint.sha256(run / "ema.safetensors")
     about = checkpoint.read_json(run / "config.json")
     before = about["settings"]
     weights = {}
-    if before["network"] == config.network:
+    width, before_width = (DepthNet.WIDTHS.get(n, 0) for n in (config.network, before["network"]))
+    narrower = 0 < before_width < width
+    if before["network"] == config.network or narrower:
         left_out = () if before["decoder"] == config.decoder else DECODERS_DIFFER
         weights = checkpoint.load_floats(run / "ema.safetensors")
         weights = {name: w for name, w in weights.items() if not name.startswith(left_out)}
+    if narrower:
+        rng = torch.Generator().manual_seed(config.seed)
+        weights = widened(weights, DepthNet(width, config.decoder == "light"), rng)
     parts = list(dict.fromkeys(name.split(".")[0] for name in weights))
     if weights and left_out:
         parts[parts.index("decoder")] = "decoder but for its last stage"

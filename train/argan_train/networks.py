@@ -6,6 +6,8 @@ image [N, 3, H, W] sRGB 0..1 -> DepthNet -> disparity [N, 1, H, W] in 0..1 (1 = 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -253,6 +255,28 @@ class DepthNet(nn.Module):
         for stage in self.encoder:
             features.append(stage(features[-1]))
         return decode(self.decoder, self.head, features)
+
+
+def widened(
+    weights: Mapping[str, Tensor], wide: DepthNet, rng: torch.Generator
+) -> dict[str, Tensor]:
+    """Weights of a DepthNet with half, a quarter ... of the channels, for `wide`, which computes
+    the same with them (Net2WiderNet, Chen et al. 2016): each channel is there twice, and what reads
+    such a pair takes a random share of one and the rest of the other, so that they learn apart."""
+    shapes = {name: tensor.shape for name, tensor in wide.state_dict().items()}
+    weights = {name: weights[name] for name in sorted(weights)}  # the order of what rng draws
+    while any(tensor.shape != shapes[name] for name, tensor in weights.items()):
+        for name, tensor in weights.items():
+            outputs, inputs = (tensor.shape[:2] + (1, 1))[:2]
+            wanted = (shapes[name] + (1, 1))[:2]
+            if outputs < wanted[0]:
+                tensor = tensor.repeat_interleave(2, dim=0)
+            if inputs < wanted[1]:
+                share = torch.rand(len(tensor), inputs, 1, 1, generator=rng)
+                pair = torch.stack([share * tensor, (1 - share) * tensor], dim=2)
+                tensor = pair.flatten(1, 2)
+            weights[name] = tensor
+    return weights
 
 
 def make_decoder(stages: list[int], light: bool) -> tuple[nn.ModuleList, nn.Conv2d]:
