@@ -131,10 +131,11 @@ async function session(bundle, variant, provider) {
     : 1;
   ort.env.logLevel = "error";
   const model = bundle.files.get(variant.file);
-  return {
-    ort,
-    session: await ort.InferenceSession.create(model, { executionProviders: [provider] }),
-  };
+  /** @type {Record<string, unknown>} */
+  const options = { executionProviders: [provider] };
+  // Weights become float32 once, and not anew in every run.
+  if (variant.precision === "int8-weights") options.extra = { session: { disable_quant_qdq: "1" } };
+  return { ort, session: await ort.InferenceSession.create(model, options) };
 }
 
 /** A float32 .npy of version 1.0 (golden._array). @param {Uint8Array | undefined} body */

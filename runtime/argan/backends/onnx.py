@@ -28,6 +28,9 @@ class Onnx:
         options.inter_op_num_threads = 1
         # Waiting threads would burn the cores that the renderer works on.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Where weights alone are in int8, they become float32 once, and not anew in every run.
+        if b"QuantizeLinear" not in model:  # "DequantizeLinear" has a small q
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         options.log_severity_level = 4  # fatal: everything else comes as an exception
         try:
             self.session = ort.InferenceSession(model, options, ["CPUExecutionProvider"])
