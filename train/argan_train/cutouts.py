@@ -8,10 +8,10 @@ sharp and as colourful as the subject. Self-training (Xie et al. 2020, "Noisy St
 cut-and-paste (Ghiasi et al. 2021).
 
 Assumed, and not learnt: that the background is a ground which comes nearer downwards, by an amount
-drawn for each scene up to `ground`, or such that the nearest subject stands upon it; and what
-carries a subject, and is as near: where subjects are said to be `standing`, as people are, a body
-below them; and a share of them, as of flowers, have `stems`. Scenes make the stems, and the bodies
-where a photo ends.
+drawn for each scene up to `ground`, or such that the nearest subject stands upon it, and that most
+farther ones do; and what carries a subject, and is as near: where subjects are said to be
+`standing`, as people are, a body below them; and a share of them, as of flowers, have `stems`.
+Scenes make the stems, and the bodies where a photo ends.
 
 Images [N, 3, S, S] sRGB 0..1, disparities [N, 1, S, S] 0..1, 1 = the nearest subject.
 """
@@ -74,7 +74,7 @@ SHADE = 0.35  # of the light, that is missing at the rim of a stem
 WIDE = (0.5, 2.5)  # of a photo, that the background's width shows; beyond its border it is mirrored
 NEAREST = (0.9, 1.0)  # disparity of the nearest subject
 CLOSE = (0.8, 2.2)  # its source's width over the picture's
-FARTHER = 2  # subjects, at most
+FARTHER = 4  # subjects, at most
 OFTEN = 0.5  # each of them
 DISTANCE = (1.2, 4.0)  # of a farther one over the nearest one's: it has a part of its disparity
 ALIKE = 0.5  # share of the farther ones that are the nearest once more, as much smaller as farther
@@ -84,8 +84,9 @@ LENS = (0.3, 2.5)  # px, sigma of what is a whole disparity out of focus
 WIDE_OPEN = 0.4  # share of scenes taken with such a lens; in the others everything is sharp
 FOCUSED = 0.75  # of those, on the nearest subject; the others anywhere
 HORIZON = (-0.5, 0.6)  # of the height, from the top, where the ground begins
-LAID = 0.4  # share of scenes whose ground is a photo of its own, laid flat
-UPON = 0.4  # of those, share in which the nearest subject stands upon it; all with a stem
+LAID = 0.6  # share of scenes whose ground is a photo of its own, laid flat
+UPON = 0.6  # of those, share in which the nearest subject stands upon it; all with a stem
+STOOD = 0.7  # share of the farther ones that stand where a ground is as near as they are
 PATTERN = (0.7, 5.0)  # of that photo's width, that the ground's lowest row shows
 FOCAL = (0.4, 2.0)  # focal length of the camera that sees it, in half widths of the frame
 COARSE = (1, 4, 16)  # px of the photo that are one of the ground's, near and farther away
@@ -348,7 +349,9 @@ def compose(
         other_mask = torch.where(alike, near_mask, other_mask)
         there = chance(rng, n, OFTEN)
         subject, alpha, _ = placed(other, other_mask, scale)
-        subjects.append((subject, alpha * there, near_level / distance))
+        level = near_level / distance
+        subject, alpha = stood(subject, alpha, level, floor, rng)
+        subjects.append((subject, alpha * there, level))
     subjects.append((near_subject, near_alpha, near_level))
 
     for subject, alpha, above in subjects:
@@ -411,6 +414,25 @@ def emptied(image: Tensor, mask: Tensor) -> Tensor:
     fill = torch.where(taken > 0, around, beside)
     soft = F.avg_pool2d(F.pad(mask, [rim // 2] * 4, mode="replicate"), rim, 1)
     return image * (1 - soft) + fill * soft
+
+
+def stood(
+    subject: Tensor, alpha: Tensor, level: Tensor, floor: Tensor, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Subjects [n, 3, S, S] and their alpha, most of them moved up or down to where their lowest
+    row is upon a ground, floor [n, 1, S, 1], that is as near as they are, level [n, 1, 1, 1]. Not
+    where the ground is nowhere so near, nor those that the lower border cuts."""
+    n, size = len(alpha), alpha.shape[-1]
+    rows = torch.arange(size, device=alpha.device).view(1, 1, size, 1)
+    there = (alpha > 0.5).any(dim=3, keepdim=True)
+    last = (there * rows).amax(dim=2, keepdim=True)
+    to = (floor < level).sum(dim=2, keepdim=True)  # the first row that is so near
+    moved = chance(rng, n, STOOD) & (to < size) & ~there[:, :, -1:]
+    source = rows - torch.where(moved, to - last, 0)
+    inside = (source >= 0) & (source < size)
+    both = torch.cat([subject, alpha], dim=1)
+    both = both.gather(2, source.clamp(0, size - 1).expand_as(both)) * inside
+    return both[:, :3], both[:, 3:]
 
 
 def lowest(alpha: Tensor, down: Tensor) -> Tensor:
