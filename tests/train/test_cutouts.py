@@ -614,7 +614,7 @@ def test_what_is_pasted_is_in_front(cut: Cutouts) -> None:
     between = (disparity > cutouts.BEHIND) & (disparity < cutouts.NEAREST[0])
     near = disparity >= cutouts.NEAREST[0]
     assert near.any(dim=-1).any(dim=-1).float().mean() > 0.95
-    assert 0.5 < between.any(dim=-1).any(dim=-1).float().mean() < 0.95
+    assert 0.5 < between.any(dim=-1).any(dim=-1).float().mean() < 0.95  # seen: 0.75
     for one, farther, nearest in zip(disparity, between, near, strict=True):
         assert len(one[farther].unique()) <= cutouts.FARTHER and len(one[nearest].unique()) <= 1
 
