@@ -70,12 +70,22 @@ LEAVES = 0.5  # share of the stems
 LEAF = (0.2, 0.6)  # its length, over the subject's width; it is a quarter as wide
 SHADE = 0.35  # of the light, that is missing at the rim of a stem
 
+# A tuft of leaves or of blades, which grows where the ground is as near as it is.
+BLADES = 8
+GROWN = (0.2, 1.2)  # its height in frames, where its disparity is 1
+SPREAD = (0.1, 0.8)  # to either side, over its height
+BROAD = (0.04, 0.4)  # a blade's or leaf's width over its height
+UNEVEN = 0.3  # of its brightness, by which one is lighter or darker than the others
+BELOW = 0.3  # of the frame's height, most by which it begins below the frame
+
 # What a scene is made of: a background, farther subjects, the nearest one, and a lens.
 WIDE = (0.5, 2.5)  # of a photo, that the background's width shows; beyond its border it is mirrored
 NEAREST = (0.9, 1.0)  # disparity of the nearest subject
 CLOSE = (0.8, 2.2)  # its source's width over the picture's
-FARTHER = 4  # subjects, at most
+FARTHER = 6  # subjects and tufts, at most
 OFTEN = 0.5  # each of them
+GREEN = 0.4  # share of those that are tufts, where subjects have stems
+FIELD = 0.25  # share of scenes with all of them, each the nearest subject once more or a tuft
 DISTANCE = (1.2, 4.0)  # of a farther one over the nearest one's: it has a part of its disparity
 ALIKE = 0.5  # share of the farther ones that are the nearest once more, as much smaller as farther
 SMALLER = (1.4, 3.5)  # the other ones' source's width over the picture's
@@ -320,37 +330,50 @@ def compose(
     def blurred(picture: Tensor, level: Tensor) -> Tensor:
         return augment.gaussian(picture, open_lens * (level - focus).abs())
 
-    def placed(picture: Tensor, mask: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def colours() -> Tensor:
+        """Of what carries a subject, or grows: another photo's. Black where nothing does."""
+        if not (cutouts.standing or stems):
+            return torch.zeros(n, 3, size, size, device=rng.device)
+        cloth, mask = cutouts.draw_background(n, rng)
+        cloth, _ = place(cloth, mask, size, scales(rng, n, WIDE), 1.0, "reflection", False, rng)
+        return augment.recolour(cloth, rng)
+
+    def placed(
+        picture: Tensor, mask: Tensor, scale: Tensor, cloth: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """A subject and its alpha, with all that carries it, and where its stem's foot is."""
         subject, alpha = place(picture, mask, size, scale, 0.8, "zeros", cutouts.standing, rng)
         subject = augment.recolour(subject, rng)
-        if not (cutouts.standing or stems):
-            return subject, alpha, torch.zeros_like(scale)
-        cloth, its_mask = cutouts.draw_background(n, rng)
-        cloth, _ = place(cloth, its_mask, size, scales(rng, n, WIDE), 1.0, "reflection", False, rng)
-        cloth = augment.recolour(cloth, rng)
         if cutouts.standing:
             return *embodied(subject, alpha, cloth, rng), torch.zeros_like(scale)
-        return stemmed(subject, alpha, cloth, stems, rng)
+        if stems:
+            return stemmed(subject, alpha, cloth, stems, rng)
+        return subject, alpha, torch.zeros_like(scale)
 
     nearest, near_mask = cutouts.draw(n, rng, loose=True)
     near_level = uniform(rng, n, *NEAREST)
     near_scale = scales(rng, n, WHOLE if cutouts.standing else CLOSE)
-    near_subject, near_alpha, foot = placed(nearest, near_mask, near_scale)
+    near_subject, near_alpha, foot = placed(nearest, near_mask, near_scale, colours())
     image, floor, disparity = behind(cutouts, near_alpha, foot, near_level, ground, blurred, rng)
 
     distances = torch.stack([scales(rng, n, DISTANCE) for _ in range(FARTHER)])
-    subjects = []
+    subjects, field = [], chance(rng, n, FIELD)
     for distance in distances.sort(dim=0, descending=True).values:  # the farthest first
-        alike = chance(rng, n, ALIKE)
+        alike = field | chance(rng, n, ALIKE)
         other, other_mask = cutouts.draw(n, rng, loose=True)
         scale = torch.where(alike, near_scale * distance, scales(rng, n, SMALLER))
         other = torch.where(alike, nearest, other)
         other_mask = torch.where(alike, near_mask, other_mask)
-        there = chance(rng, n, OFTEN)
-        subject, alpha, _ = placed(other, other_mask, scale)
+        there = field | chance(rng, n, OFTEN)
+        cloth = colours()
+        subject, alpha, _ = placed(other, other_mask, scale, cloth)
         level = near_level / distance
         subject, alpha = stood(subject, alpha, level, floor, rng)
+        if stems and not cutouts.standing:
+            green = chance(rng, n, GREEN)
+            tuft, its_alpha = grown(level, floor, cloth, rng)
+            subject = torch.where(green, tuft, subject)
+            alpha = torch.where(green, its_alpha, alpha)
         subjects.append((subject, alpha * there, level))
     subjects.append((near_subject, near_alpha, near_level))
 
@@ -517,6 +540,38 @@ def stemmed(
     subject = (alpha * subject + (1 - alpha) * made * colour) / together.clamp(min=1e-6)
     foot = (centre_y + length) / size
     return subject, together, torch.where(there, foot, 0)
+
+
+def grown(
+    level: Tensor, floor: Tensor, cloth: Tensor, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Tufts as near as level [n, 1, 1, 1] says: images [n, 3, S, S], in colours of the cloth, and
+    alpha [n, 1, S, S]. They begin where the ground, floor [n, 1, S, 1], is as near, or below the
+    frame, and are the taller the nearer they are. All leaves of a tuft begin in one row, or one
+    above the other."""
+    n, size = len(cloth), cloth.shape[-1]
+    at = torch.arange(size, device=cloth.device) + 0.5
+    x, y = at.view(1, 1, 1, size), at.view(1, 1, size, 1)
+
+    def each(low: float, high: float) -> Tensor:
+        """Of each blade. [n, BLADES, 1, 1]"""
+        return uniform(rng, n * BLADES, low, high).view(n, BLADES, 1, 1)
+
+    row = (floor < level).sum(dim=2, keepdim=True)
+    row = torch.where(row < size, row, size * (1 + uniform(rng, n, 0, BELOW)))
+    height = uniform(rng, n, *GROWN) * level * size
+    tall = height * each(0.4, 1)
+    along = (row - each(0, 1) * chance(rng, n, 0.5) * height - y) / tall  # 0 at the foot, 1 the tip
+    middle = uniform(rng, n, 0, size) + each(-1, 1) * uniform(rng, n, *SPREAD) * height
+    middle = middle + tall * along * (each(-LEANING, LEANING) + each(-BENT, BENT) * along)
+    profile = torch.where(chance(rng, n, 0.5), 1 - along, 4 * along * (1 - along))  # blade, leaf
+    half = scales(rng, n, BROAD) * tall / 2 * profile
+    inside = (half - (x - middle).abs() + 0.5).clamp(0, 1) * (along > 0) * (along < 1)
+    alpha, which = inside.max(dim=1, keepdim=True)
+    light = each(1 - UNEVEN, 1 + UNEVEN).expand_as(inside).gather(1, which)
+    colour = cloth.mean(dim=(2, 3), keepdim=True)
+    colour = colour + (cloth - colour) * uniform(rng, n, 0, 1)
+    return (light * colour).clamp(0, 1), alpha
 
 
 def scales(rng: torch.Generator, n: int, between: tuple[float, float]) -> Tensor:
