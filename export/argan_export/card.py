@@ -90,13 +90,14 @@ def second_round(settings: dict[str, Any], data: dict[str, Any]) -> list[str]:
         lines.append(f"It began with the weights of that student{widened}: {', '.join(parts)}.")
     assumed = []
     if settings["ground"]:
-        assumed.append("that the ground comes nearer downwards")
+        assumed.append("that the ground comes nearer downwards, and that things stand upon it")
     if settings.get("standing"):
         assumed.append("that what lies below a subject carries it and is as near")
     elif settings.get("stems"):
         assumed.append("that some subjects have a stem, which is as near")
+        assumed.append("that leaves are as near as where they grow")
     if assumed:
-        lines.append(f"Assumed in them, not learnt: {', and '.join(assumed)}.")
+        lines.append(f"Assumed in them, not learnt: {'; '.join(assumed)}.")
     return lines + after
 
 

@@ -89,9 +89,10 @@ def test_the_card_says_what_was_assumed(
         about = record | {"data": {"teachers": {}, "student": fine_tuned}}
     text = card("x", DepthGraph(nn.Identity(), 96, (0, 1), "dr", about, "0" * 64), {}, {}, None)
     assert ("say in int8" in text) == int8
-    assert ("the ground comes nearer downwards" in text) == bool(ground)
+    assert ("the ground comes nearer downwards, and that things stand" in text) == bool(ground)
     assert ("carries it and is as near" in text) == standing
-    assert ("have a stem, which is as near" in text) == (bool(stems) and not standing)
+    for said in ("have a stem, which is as near", "as near as where they grow"):
+        assert (said in text) == (bool(stems) and not standing)
     assert ("Assumed" in text) == (bool(ground) or standing or bool(stems))
     assert ("It began with the weights of that student: stem." in text) == begun_with
 

@@ -383,31 +383,39 @@ def tufts(n: int, level: float, floor: float) -> tuple[torch.Tensor, torch.Tenso
 
 def test_tufts_grow_where_the_ground_is_as_near(monkeypatch: pytest.MonkeyPatch) -> None:
     """And are the taller the nearer they are; each leaf is of one colour."""
-    for name, value in {"GROWN": (0.8, 0.8), "SPREAD": (0.4, 0.4)}.items():
+    for name, value in {"GROWN": (0.4, 0.4), "SPREAD": (0.4, 0.4)}.items():
         monkeypatch.setattr(cutouts, name, value)
     rows, tall = torch.arange(SIZE).view(1, SIZE), {}
-    for level in (0.5, 0.25):
+    for level in (0.75, 0.375):
         image, alpha = tufts(200, level, 1.0)
         assert image.shape == (200, 3, SIZE, SIZE) and alpha.shape == (200, 1, SIZE, SIZE)
         assert 0 <= alpha.min() and alpha.max() <= 1
         present = (alpha[:, 0] > 0.3).any(dim=2)
         foot = int(level * SIZE)
-        assert not present[:, foot:].any() and present[:, foot - 4].float().mean() > 0.7
+        assert not present[:, foot:].any() and present[:, foot - 4].float().mean() > 0.6
         top = torch.where(present, rows, SIZE).amin(dim=1)
         # The tallest leaf may have its whole height, and begin as much higher.
-        assert foot - 2 * 0.8 * level * SIZE - 1 <= top.min()
+        assert foot - 2 * 0.4 * level * SIZE - 1 <= top.min()
         tall[level] = (foot - top[top < SIZE]).float().mean()
         light = image[:, 1][alpha[:, 0] > 0.9]
         assert not image[:, 0].any() and not image[:, 2].any()
         assert 0.35 <= light.min() < 0.37 and 0.63 < light.max() <= 0.65
         for one, its_alpha in zip(image[:20, 1], alpha[:20, 0], strict=True):
             assert len(one[its_alpha > 0].unique()) <= cutouts.BLADES
-    assert 1.7 < tall[0.5] / tall[0.25] < 2.3
-    _, below = tufts(200, 0.5, 0.4)  # the ground is nowhere so near: from below the frame
-    reaching = (below[:, 0] > 0.3).any(dim=2)
-    assert reaching[:, -1].float().mean() > 0.8 and reaching[:, -1].float().mean() < 1
-    columns = (below[:, 0] > 0.3).any(dim=1)
-    assert columns[:, :4].any() and columns[:, -4:].any()  # anywhere across the frame
+    assert 1.7 < tall[0.75] / tall[0.375] < 2.3
+    _, below = tufts(200, 0.8, 0.7)  # the ground is nowhere so near: from below the frame
+    reaching = (below[:, 0] > 0.3).any(dim=2)[:, -1].float().mean()
+    assert 0.5 < reaching < 0.95
+    columns = torch.arange(SIZE).view(1, SIZE)
+    wide = {}
+    for spread in (0.0, 0.8):  # over its height, 15 px
+        monkeypatch.setattr(cutouts, "SPREAD", (spread, spread))
+        present = (tufts(200, 0.8, 1.0)[1][:, 0] > 0.3).any(dim=1)
+        first = torch.where(present, columns, SIZE).amin(dim=1)
+        last = torch.where(present, columns, -1).amax(dim=1)
+        assert first.min() == 0 and last.max() == SIZE - 1 and last.min() < 12  # anywhere across
+        wide[spread] = (last - first)[(first > 0) & (last < SIZE - 1)].float().mean()
+    assert wide[0.8] - wide[0.0] > 8
 
 
 def test_tufts_are_blades_or_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
