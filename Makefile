@@ -83,7 +83,7 @@ ablation: .venv/done
 
 # A model of flowers in one go, eight hours on two cores as reckoned from parts; stopped, the same command goes on.
 # The weights that ship are of this recipe, but for the first line, of which 4,140 of 15,000 steps were made, and the scenes
-# of all rounds with photos but the last, which were simpler then (docs/training.md).
+# of all rounds with photos, which were simpler then (docs/training.md).
 train-flowers: .venv/done
 	$(BIN)/argan train ar-gan --preset flowers64 --data $(DATA)/flowers128.zip --out runs/flowers64 --resume
 	$(BIN)/argan train ar-gan-dr --preset dr64 --teacher runs/flowers64 --out runs/flowers-dr-1 --resume

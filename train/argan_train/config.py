@@ -130,7 +130,7 @@ class ArGanDrConfig:
     composed: float = 0.667  # of these, scenes put together; the others are photos as they were
     ground: float = 0.5  # most by which the background comes nearer downwards: assumed, not learnt
     standing: bool = False  # what carries a subject lies below it, as near: assumed; for portraits
-    stems: float = 0.0  # share of other subjects that get a stem, as near: assumed; for flowers 0.6
+    stems: float = 0.0  # share of others with a stem, and tufts between: assumed; for flowers 0.6
     # The losses.
     level: Literal["bce", "l1", "ssi"] = "bce"  # how far the disparity is off; ssi: affine-free
     gradient_weight: float = 0.5  # of outlines, at three scales

@@ -10,8 +10,8 @@ cut-and-paste (Ghiasi et al. 2021).
 Assumed, and not learnt: that the background is a ground which comes nearer downwards, by an amount
 drawn for each scene up to `ground`, or such that the nearest subject stands upon it, and that most
 farther ones do; and what carries a subject, and is as near: where subjects are said to be
-`standing`, as people are, a body below them; and a share of them, as of flowers, have `stems`.
-Scenes make the stems, and the bodies where a photo ends.
+`standing`, as people are, a body below them; and a share of them, as of flowers, have `stems`, and
+tufts of leaves grow between them. Scenes make stems, tufts, and the bodies where a photo ends.
 
 Images [N, 3, S, S] sRGB 0..1, disparities [N, 1, S, S] 0..1, 1 = the nearest subject.
 """
