@@ -11,7 +11,7 @@ import json
 import math
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -89,8 +89,9 @@ def photos(
               "sha256": _sha256(lines), "files": files}  # fmt: skip
     chosen = Photos(images, record)
     if cache:
-        cache.mkdir(parents=True, exist_ok=True)
-        write_atomic(cache / f"{key}.npz", _npz(chosen))
+        with suppress(OSError, InputError):  # no room, or no right: it is made anew the next time
+            cache.mkdir(parents=True, exist_ok=True)
+            write_atomic(cache / f"{key}.npz", _npz(chosen))
     return chosen
 
 
@@ -243,7 +244,8 @@ def _key(source: Path, *arguments: int) -> str:
     change tell."""
     paths = [Path(path) for path in expand(str(source))]
     files = [f for path in paths for f in (sorted(path.rglob("*")) if path.is_dir() else [path])]
-    stats = [(str(f.resolve()), (s := f.stat()).st_size, s.st_mtime_ns) for f in files]
+    there = [f.resolve() for f in files if f.exists()]  # not so: a link that leads nowhere
+    stats = [(str(f), (s := f.stat()).st_size, s.st_mtime_ns) for f in there]
     return _sha256(json.dumps([stats, arguments]))
 
 

@@ -20,10 +20,11 @@ from argan.errors import Error, InputError, MissingFileError
 from argan.optics import REFERENCE_F_NUMBER
 from argan.verify import Report, verify
 from argan_export import calibration
-from argan_export.card import NO_LICENCE, card
+from argan_export.card import NO_LICENCE, card, figures
 from argan_export.graph import DepthGraph, depth_graph, golden_input, refocus_graph
 from argan_export.layered import Layered
 from argan_export.variants import CALIBRATED, Calibration, Graph, Made, make, meant
+from argan_train import options
 from argan_train.ar_gan_dr import MULTIPLE
 
 EXAMPLES = """examples:
@@ -78,12 +79,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--calibration", type=Path, metavar="PHOTOS", help="folder, zip or tar of photos, for int8"
     )
-    parser.add_argument("--count", type=int, default=96, help="of these photos that are used (96)")
+    parser.add_argument(
+        "--count", type=options.whole(1), default=96, help="of these photos that are used (96)"
+    )
     parser.add_argument(
         "--max-drop", type=float, default=0.05, metavar="SHARE",
         help="of the disparity's deviation that int8 may lose on photos not calibrated on (0.05)",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of photos (0)")
+    parser.add_argument("--seed", type=options.seed, default=0, help="of the choice of photos (0)")
     parser.add_argument(
         "--evaluation", type=Path, help="evaluation.json of argan evaluate, for the card"
     )
@@ -104,6 +107,9 @@ def export(a: argparse.Namespace) -> Report:
     for path in (a.evaluation, a.licence):
         if path and not path.is_file():
             raise MissingFileError(f"no file at {path}")
+    if a.output.is_dir() or not a.output.absolute().parent.is_dir():
+        raise InputError(f"{a.output} can't be written: name a file in a folder that exists")
+    scores = evaluation(a.evaluation) if a.evaluation else None
     pairs = meant(a.to.split(","), a.precision.split(","))
     if not CALIBRATED.isdisjoint(pairs) and a.calibration is None:
         raise InputError("int8 activations need photos to be calibrated on: give --calibration")
@@ -135,7 +141,6 @@ def export(a: argparse.Namespace) -> Report:
         files |= variant.files
     about = manifest(a.output.stem, run, made, graphs)
     report = verify(bundle.assemble(about, files))
-    scores = json.loads(a.evaluation.read_text()) if a.evaluation else None
     measure(about["variants"], report, scores)
     files["CARD.md"] = card(a.output.stem, run, about["variants"], files, scores).encode()
     bundle.write(a.output, about, files)
@@ -143,6 +148,18 @@ def export(a: argparse.Namespace) -> Report:
     for result in report.results:
         print(f"  {result.variant.name}: {said(result)}")
     return report
+
+
+def evaluation(path: Path) -> dict[str, Any]:
+    """What `argan evaluate` wrote of a depth network."""
+    try:
+        scores: dict[str, Any] = json.loads(path.read_text())
+        figures(scores)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(
+            f"{path} is not the evaluation.json of a depth network, as argan evaluate writes it"
+        ) from None
+    return scores
 
 
 def said(result: Any) -> str:
@@ -179,7 +196,7 @@ def sizes(text: str) -> list[tuple[int, int]]:
     for part in text.split(","):
         match = re.fullmatch(r"(\d{1,4})(?:x(\d{1,4}))?", part.strip())
         height, width = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-        if not height or height % MULTIPLE or width % MULTIPLE:
+        if not height or not width or height % MULTIPLE or width % MULTIPLE:
             raise InputError(f"size {part!r}: give HxW in multiples of {MULTIPLE}, as 256x256")
         found.append((height, width))
     return found

@@ -154,6 +154,10 @@ def test_the_card_says_what_it_learnt_from_and_how_well_it_does(run: Path, tmp_p
         (["RUN", "-o", "x.argan", "--precision", "fp32,int8"], "give --calibration"),
         (["RUN", "-o", "x.argan", "--sizes", "64x65"], "multiples of 32"),
         (["RUN", "-o", "x.argan", "--refocus", "huge"], "multiples of 32"),
+        (["RUN", "-o", "x.argan", "--sizes", "64x0"], "multiples of 32"),
+        (["RUN", "-o", "nowhere/x.argan"], "name a file in a folder that exists"),
+        (["RUN", "-o", "x.argan", "--evaluation", "RUN/config.json"], "of a depth network"),
+        (["RUN", "-o", "x.argan", "--evaluation", "RUN/ema.safetensors"], "of a depth network"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
@@ -161,7 +165,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    assert cli.main([str(run) if a == "RUN" else a for a in argv]) == 2
+    assert cli.main([a.replace("RUN", str(run)) for a in argv]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and message in error
     assert not list(tmp_path.iterdir())

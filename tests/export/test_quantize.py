@@ -69,6 +69,15 @@ def test_photos_smaller_than_asked_for_are_taken_as_they_are(folder):
     assert {min(image.shape[:2]) for image in images} == {40, 48, 56}
 
 
+def test_a_link_to_nowhere_and_a_cache_that_cannot_be_written_stop_nothing(folder, tmp_path):
+    source = tmp_path / "photos"
+    shutil.copytree(folder, source)
+    (source / "gone.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "file").write_text("")
+    chosen = calibration.photos(source, 4, 32, cache=tmp_path / "file" / "cache")
+    assert len(digests(chosen)) == 4
+
+
 def test_the_cache_is_read_until_a_file_changes(folder, tmp_path):
     source, cache = tmp_path / "photos", tmp_path / "cache"
     shutil.copytree(folder, source)

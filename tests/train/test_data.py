@@ -117,6 +117,27 @@ def test_shards_by_folder_or_pattern(shards, where):
     assert list(report.loaded)[1:3] == ["s-08.tar/b.png", "s-09.tar/a.png"]
 
 
+def test_shards_of_one_name_in_numbered_folders(shards):
+    for i in range(3):
+        (shards / f"part-{i}").mkdir()
+        (shards / f"s-{i + 8:02}.tar").rename(shards / f"part-{i}" / "photos.tar")
+    images, report = load_photos(shards / "part-{0..2}" / "photos.tar", 4)
+    assert images[:, 0, 0, 0].tolist() == [10, 20, 30, 40, 50, 60] and not report.dropped
+    assert list(report.loaded)[1:3] == ["part-0/photos.tar/b.png", "part-1/photos.tar/a.png"]
+    tar = shards / "part-1" / "photos.tar"
+    tar.write_bytes(tar.read_bytes()[:1100])
+    images, report = load_photos(shards / "part-{0..2}" / "photos.tar", 4)
+    assert len(images) == 5 and list(report.dropped) == ["part-1/photos.tar"]
+
+
+def test_names_in_a_zip_may_begin_with_a_dot_and_a_slash(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("./a.png", "b.png", "./.hidden.png", "./__MACOSX/c.png", "./d/e.png"):
+            archive.writestr(name, flat(10))
+    images, report = load_photos(tmp_path / "a.zip", 4)
+    assert len(images) == 3 and sorted(report.loaded) == ["./a.png", "./d/e.png", "b.png"]
+
+
 def test_a_shard_cut_short_gives_what_is_left_and_is_named(shards):
     tar = shards / "s-09.tar"
     whole = tar.read_bytes()

@@ -99,6 +99,7 @@ class ArGanDr:
         s = augment.uniform(rng, n, 0.2, 1.0) * augment.chance(rng, n, 0.5)
         points = pupil_points(config, n, rng)
         taken = photograph(generator, config, image, disparity * s, points)
+        taken = torch.where(s > 0, taken, image)  # T's answer to none is not none
         target = (disparity / config.max_blur_px + 1).clamp(0, 1)
         if self.config.narrow:
             target = augment.narrowed(target, self.config.narrow)
@@ -238,6 +239,14 @@ class ArGanDr:
         )
 
 
+def enlarged(photos: Tensor, size: int) -> Tensor:
+    """uint8 [M, 3, S, S] -> uint8 [M, 3, size, size]."""
+    if photos.shape[-1] == size:
+        return photos
+    whole = [F.interpolate(p.float(), (size, size), mode="bilinear") for p in photos.split(512)]
+    return torch.cat([(p + 0.5).to(torch.uint8) for p in whole])
+
+
 def groups_of_parameters(network: torch.nn.Module) -> list[dict[str, Any]]:
     """For the optimiser: each with its "rate", the share of the learning rate that it learns at."""
     if not isinstance(network, Lite0DepthNet):
@@ -311,6 +320,8 @@ def describe_student(
     parts = list(dict.fromkeys(name.split(".")[0] for name in weights))
     if weights and left_out:
         parts[parts.index("decoder")] = "decoder but for its last stage"
+    if f"{run.name}/ema.safetensors" in inputs:
+        raise InputError("the student's folder and a teacher's have one name: rename one of them")
     record["student"] = {"run": run.name, "sha256": digest, "begun_with": parts, "record": about}
     inputs[f"{run.name}/ema.safetensors"] = digest
     return weights
@@ -319,8 +330,8 @@ def describe_student(
 def load_depth_net(run: Path) -> tuple[DepthNet | Lite0DepthNet, ArGanDrConfig]:
     """The averaged depth network of a run."""
     about = checkpoint.read_json(run / "config.json")
-    if about["method"] != ArGanDr.name:
-        raise InputError(f"{run} is a run of {about['method']}: give one of {ArGanDr.name}")
+    if about.get("method") != ArGanDr.name:
+        raise InputError(f"{run} is a run of {about.get('method')}: give one of {ArGanDr.name}")
     config = build(ArGanDrConfig, about["settings"])
     network = depth_net(config.network, config.decoder)
     try:

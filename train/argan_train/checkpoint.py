@@ -56,8 +56,21 @@ def read_json(path: Path) -> dict[str, Any]:
         raise MissingFileError(
             f"no {path.name} in {path.parent}: give a folder made by argan train"
         )
-    value: dict[str, Any] = json.loads(path.read_text())
+    try:
+        value = json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path} can't be read ({error}): take an earlier copy") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} was not made by argan train: give a folder that was")
     return value
+
+
+def make_folder(path: Path) -> None:
+    """For what a command writes; asked for before it works."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; name a folder that can be made") from None
 
 
 def sha256(path: Path) -> str:

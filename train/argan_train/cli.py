@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 import argan_train.data_cli
 import argan_train.evaluate
 import argan_train.sample
 from argan.errors import Error, InputError
-from argan_train import checkpoint, data, distributed, look, loop, qat
+from argan_train import checkpoint, data, distributed, look, loop, options, qat
 from argan_train.ar_gan import ArGan
 from argan_train.ar_gan_dr import (
     ArGanDr,
     describe_sources,
     describe_student,
+    enlarged,
     load_depth_net,
     load_teachers,
 )
@@ -64,7 +64,9 @@ def add_settings(parser: argparse.ArgumentParser, kind: type[Config]) -> None:
         value = field.default if field.default is not MISSING else None
         convert: Callable[[str], Any] = str
         if isinstance(value, bool):
-            convert = lambda text: text.lower() in ("1", "true", "yes")  # noqa: E731
+            convert = options.switch
+        elif field.name == "seed":
+            convert = options.seed
         elif isinstance(value, int | float):
             convert = type(value)
         group.add_argument(
@@ -93,14 +95,6 @@ def load_training_photos(
     loaded, report = data.load_photos(source, size)
     print(report, file=sys.stderr)
     return torch.from_numpy(loaded), report.record(source), report.loaded
-
-
-def enlarged(photos: torch.Tensor, size: int) -> torch.Tensor:
-    """uint8 [M, 3, S, S] -> uint8 [M, 3, size, size]."""
-    if photos.shape[-1] == size:
-        return photos
-    whole = [F.interpolate(p.float(), (size, size), mode="bilinear") for p in photos.split(512)]
-    return torch.cat([(p + 0.5).to(torch.uint8) for p in whole])
 
 
 def report_errors(command: Callable[[list[str]], int]) -> Callable[[list[str]], int]:
@@ -171,15 +165,16 @@ def train(argv: list[str]) -> int:
             "--resume", action="store_true", help="go on where --out stopped, if it did"
         )
         method.add_argument(
-            "--device", default="cuda" if torch.cuda.is_available() else "cpu",
+            "--device", type=options.device, default=options.usual_device(),
             help="cuda or cpu (cuda where there is one)",
         )  # fmt: skip
         method.add_argument(
-            "--threads", type=int, default=threads_here(), metavar="N", help="of the CPU (all)"
-        )
+            "--threads", type=options.whole(1), default=threads_here(), metavar="N",
+            help="of the CPU (all)",
+        )  # fmt: skip
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
-    device = distributed.start(torch.device(arguments.device))
+    device = distributed.start(arguments.device)
     try:
         if arguments.method == "look":
             return look.run(arguments, device)
@@ -218,6 +213,11 @@ def start_ar_gan_dr(arguments: argparse.Namespace, device: torch.device) -> Star
     if arguments.qat:
         assert before is not None
         config = replace(before, **qat.SETTINGS | settings)
+        for name in ("network", "decoder"):
+            own = getattr(before, name)
+            if getattr(config, name) != own:
+                raise InputError(f"--qat goes on with {run}, whose {name} is {own}: leave out"
+                                 f" --{name}")  # fmt: skip
     else:
         config = load_preset(ArGanDrConfig, arguments.preset, settings)
     teachers = load_teachers(arguments.teacher, device)
@@ -276,6 +276,9 @@ def pack(argv: list[str]) -> int:
     parser.add_argument("run", type=Path)
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args(argv)
+    same = arguments.folder.resolve() == arguments.run.resolve()
+    if same or (arguments.folder / loop.STATE).exists():
+        raise InputError(f"{arguments.folder} holds a run: give another folder to pack into")
     record = checkpoint.read_json(arguments.run / "config.json")
     weights = checkpoint.load_tensors(arguments.run / "ema.safetensors")
     half = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}

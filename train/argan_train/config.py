@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar, get_args, get_type_hints
 from argan.errors import InputError
 
 PRESETS = Path(__file__).parent / "configs"
+COUNTS = ("steps", "picture_every", "save_every", "log_every")  # of every method
 
 
 def check_words(settings: Any) -> None:
@@ -20,6 +21,16 @@ def check_words(settings: Any) -> None:
         allowed, value = get_args(kind), getattr(settings, name)
         if allowed and value not in allowed:
             raise InputError(f"{name} {value!r}: use {' or '.join(allowed)}")
+
+
+def check_numbers(settings: Any, counts: tuple[str, ...], rates: tuple[str, ...]) -> None:
+    """Those in counts are at least 1, as steps and sizes are; those in rates are above 0."""
+    for name in counts:
+        if getattr(settings, name) < 1:
+            raise InputError(f"{name} {getattr(settings, name)}: use at least 1")
+    for name in rates:
+        if not 0 < getattr(settings, name) < float("inf"):
+            raise InputError(f"{name} {getattr(settings, name)}: use a number above 0")
 
 
 @dataclass(frozen=True)
@@ -87,6 +98,10 @@ class ArGanConfig:
                 'expansion has one channel per view: it needs pupil = "grid" and occlusion'
             )
         check_words(self)
+        check_numbers(
+            self, (*COUNTS, "latent", "width", "views", "r1_every", "ema_half_life"),
+            ("learning_rate", "discriminator_learning_rate", "max_blur"),
+        )  # fmt: skip
         for name in ("augment", "prior_steps", "blur_share"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
@@ -146,6 +161,7 @@ class ArGanDrConfig:
 
     def __post_init__(self) -> None:
         check_words(self)
+        check_numbers(self, (*COUNTS, "nominal", "ema_half_life", "warmup"), ("learning_rate",))
         if self.size < 32 or self.size % 32:
             raise InputError(f"size {self.size}: use a multiple of 32")
         if self.batch < 2:
@@ -180,9 +196,7 @@ class CycleGanConfig:
     def __post_init__(self) -> None:
         if self.size < 32 or self.size % 8:
             raise InputError(f"size {self.size}: use a multiple of 8 from 32, such as 64")
-        for name in ("batch", "width", "blocks", "history"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} {getattr(self, name)}: use at least 1")
+        check_numbers(self, (*COUNTS, "batch", "width", "blocks", "history"), ("learning_rate",))
 
 
 def meanings(kind: type[Any]) -> dict[str, str]:
@@ -204,7 +218,11 @@ def load_preset(kind: type[Config], name: str, overrides: dict[str, Any]) -> Con
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.toml")))
         raise InputError(f"no preset {name}: use one of {known}, or a .toml file")
-    return build(kind, tomllib.loads(path.read_text()) | overrides)
+    try:
+        settings = tomllib.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path} can't be read: {error}") from None
+    return build(kind, settings | overrides)
 
 
 def build(kind: type[Config], settings: dict[str, Any]) -> Config:
@@ -212,4 +230,8 @@ def build(kind: type[Config], settings: dict[str, Any]) -> Config:
     unknown = set(settings) - set(kind.__dataclass_fields__)
     if unknown:
         raise InputError(f"unknown setting {', '.join(sorted(unknown))} for {kind.__name__}")
+    for name, value in settings.items():
+        wanted = type(kind.__dataclass_fields__[name].default)
+        if not isinstance(value, (wanted, int) if wanted is float else wanted):
+            raise InputError(f"{name} {value!r}: {kind.__name__} wants {wanted.__name__} for it")
     return kind(**settings)

@@ -234,7 +234,11 @@ def open_photos(path: str | Path, stack: ExitStack) -> Source:
     if path.is_dir():
         source = _open_folder(path, stack)
     elif not path.exists() and (shards := list(expand(str(path)))) != [str(path)]:
-        source = _open_tars({Path(shard).name: Path(shard) for shard in shards}, stack)
+        # By what tells them apart: their names, or those of their folders as well.
+        above = os.path.commonpath([Path(shard).parent for shard in shards])
+        source = _open_tars(
+            {os.path.relpath(shard, above or "."): Path(shard) for shard in shards}, stack
+        )
     elif not path.exists():
         raise MissingFileError(
             f"{path}: nothing there; give a folder or a zip of photos, or .tar shards"
@@ -403,4 +407,6 @@ def _is_tar(name: str) -> bool:
 
 def _is_hidden(name: str) -> bool:
     # Hidden files and the __MACOSX folder hold previews and attributes under photos' names.
-    return any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
+    # "./" is no name, but how some zips begin one.
+    parts = (part for part in name.split("/") if part != ".")
+    return any(part.startswith((".", "__MACOSX")) for part in parts)

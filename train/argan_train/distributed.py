@@ -22,6 +22,8 @@ from argan.errors import InputError
 def start(device: torch.device) -> torch.device:
     """Join the group that torchrun set up, if it did. -> this process's device"""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        if device.index is not None:
+            torch.cuda.set_device(device)  # streams and graphs are of the current one
         return device
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))

@@ -41,7 +41,7 @@ from tqdm import tqdm
 
 import argan
 from argan.errors import InputError, MissingFileError
-from argan_train import checkpoint, image_metrics
+from argan_train import checkpoint, image_metrics, options
 from argan_train.ar_gan_dr import refocuser
 from argan_train.evaluate_generator import (
     MOST_PHOTOGRAPHS,
@@ -286,14 +286,16 @@ def main(argv: list[str]) -> int:
     images.add_argument("--count", type=int, metavar="N", help="photographs, and as many photos"
                         f" (default: half of the photos, at most {MOST_PHOTOGRAPHS:,}; figures"
                         " compare at one count alone)")  # fmt: skip
-    images.add_argument("--seed", type=int, metavar="S", help="(default: 0)")
+    images.add_argument("--seed", type=options.seed, metavar="S", help="(default: 0)")
     images.add_argument("--inception", type=Path, metavar="FILE", help="StyleGAN2-ADA's"
                         " inception-2015-12-05.pt, for its features in place of"
                         " EfficientNet-Lite0's")  # fmt: skip
     images.add_argument("--photos", metavar="DEEP", help="for a cycle-gan run: the deep photos to"
                         ' translate, or "toy"')  # fmt: skip
-    images.add_argument("--device", help="(default: cuda where there is one, else cpu)")
+    images.add_argument("--device", type=options.device,
+                        help="(default: cuda where there is one, else cpu)")  # fmt: skip
     arguments = parser.parse_args(argv)
+    checkpoint.make_folder(arguments.output)
     generator = _method(arguments.model) in ("ar-gan", "cycle-gan")
     for_generators = ("count", "seed", "inception", "photos", "device")
     for name in ("only",) if generator else for_generators:
@@ -325,7 +327,7 @@ def measure_generator(arguments: argparse.Namespace) -> GeneratorEvaluation:
             f"{arguments.model} translates photos: pass --photos, a folder or a zip of deep ones"
             if translates else f"--photos is for cycle-gan runs, {arguments.model} is not one"
         )  # fmt: skip
-    device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = arguments.device or torch.device(options.usual_device())
     network = (
         image_metrics.inception(arguments.inception, device)
         if arguments.inception
@@ -341,7 +343,6 @@ def measure_generator(arguments: argparse.Namespace) -> GeneratorEvaluation:
 
 def write(folder: Path, figures: dict[str, Any], page: Image.Image) -> None:
     """evaluation.json and evaluation.png, each whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
     partial = folder / "evaluation.png.partial"
     try:
         page.save(partial, "PNG")
@@ -386,7 +387,7 @@ def _kind(name: str) -> str:
 def _method(model: str) -> str | None:
     """Of a run folder; None for a bundle."""
     path = Path(model) / "config.json"
-    return checkpoint.read_json(path)["method"] if path.is_file() else None
+    return checkpoint.read_json(path).get("method") if path.is_file() else None
 
 
 def _badness(frame: Frame) -> tuple[float, float]:

@@ -183,6 +183,8 @@ def real_photos(
         return photos[:count], photos[count : 2 * count], {"source": "toy", "seed": UNSEEN_SEED}
     loaded, found = load_photos(source, size)
     count = count or min(MOST_PHOTOGRAPHS, len(loaded) // 2)
+    if count < 2:
+        raise InputError(f"{source} has {len(loaded)} photos, too few to compare with: give 4")
     if count > len(loaded):
         raise InputError(f"--count {count}: {source} has {len(loaded)} photos; give at most that")
     order = torch.randperm(len(loaded), generator=torch.Generator().manual_seed(seed))

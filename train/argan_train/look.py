@@ -45,6 +45,7 @@ from argan_train.ar_gan_dr import (
     ArGanDr,
     describe_sources,
     describe_student,
+    enlarged,
     load_depth_net,
     load_teachers,
 )
@@ -299,11 +300,12 @@ def train(
     weights = describe_student(folder / STUDENT, record, inputs, second)
     record["photos"] = plan.photos
     of = cutouts.cut_of(record)
-    cut = cut_photos(arguments.photos, earlier, second, folder, of, device, progress)
-    if cut is None:
+    lessons = cut_photos(arguments.photos, earlier, second, folder, of, device, progress)
+    if lessons is None:
         return plan
-    record["photos"] = plan.photos | {"cut_out": len(cut.photos)}
-    inputs |= {f"photos/{name}": digest for name, digest in found.loaded.items()}
+    cut, about, loaded = lessons
+    record["photos"] = about | {"cut_out": len(cut.photos)}
+    inputs |= {f"photos/{name}": digest for name, digest in loaded.items()}
     method = ArGanDr(second, teachers, device, cut=cut, begin_with=weights)
     return plan if stage(SECOND, second, lambda: method, record, inputs) else None
 
@@ -311,13 +313,15 @@ def train(
 def cut_photos(
     source: str, student: torch.nn.Module, config: ArGanDrConfig, folder: Path, of: str,
     device: torch.device, progress: Progress,
-) -> cutouts.Cutouts | None:  # fmt: skip
-    """The photos as lessons for the second round; None, and a line that says why, where too few
-    can be used for it."""
+) -> tuple[cutouts.Cutouts, dict[str, Any], dict[str, str]] | None:  # fmt: skip
+    """The photos as lessons for the second round, the record of what they are, and {file: sha256};
+    None, and a line that says why, where too few can be used for it."""
     try:
-        photos = torch.from_numpy(load_photos(source, config.size, progress)[0]).to(device)
+        loaded, found = load_photos(source, config.photo_size or config.size, progress)
+        photos = enlarged(torch.from_numpy(loaded), config.size).to(device)
         keep = folder / SECOND / cutouts.KEPT
-        return cutouts.cut_out(photos, student, progress, config.standing, keep, of)
+        cut = cutouts.cut_out(photos, student, progress, config.standing, keep, of)
+        return cut, found.record(source), found.loaded
     except InputError as error:
         tqdm.write(f"no second round: {error}", file=sys.stderr)
         return None
@@ -329,9 +333,9 @@ def trained(folder: Path) -> list[str]:
 
 
 def steps_done(run: Path) -> int:
-    if not (run / "state.safetensors").exists():
+    if not (run / loop.STATE).exists():
         return 0
-    return int(checkpoint.load_tensors(run / "state.safetensors")["progress"][0])
+    return int(checkpoint.load_tensors(run / loop.STATE)["progress"][0])
 
 
 def open_plan(folder: Path, asked: dict[str, Any], resume: bool) -> Plan | None:

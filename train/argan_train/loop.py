@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import signal
 import sys
@@ -42,6 +43,7 @@ from argan_train.config import ArGanConfig, ArGanDrConfig, CycleGanConfig
 from argan_train.data import sha256_lines
 
 INPUTS = "inputs.sha256"
+STATE = "state.safetensors"
 # On resuming. Of these only bf16 and compile change a result, by rounding.
 MAY_CHANGE = ("steps", "picture_every", "save_every", "log_every", "bf16", "compile", "capture")
 ASK_EVERY = 8  # steps between questions to the other processes whether one was told to stop
@@ -124,8 +126,9 @@ def save(method: Method, folder: Path, step: int, seconds: float) -> None:
         raise DivergedError(diverged(bad[:3], step, folder))
     about = {"step": str(step), "seconds": f"{seconds:.1f}"}
     tensors["progress"] = torch.tensor([step, seconds], dtype=torch.float64)
-    checkpoint.save_tensors(folder / "state.safetensors", tensors, about)
+    # The state last: whoever finds it finds weights that are as new.
     checkpoint.save_tensors(folder / "ema.safetensors", method.ema.state_dict(), about)
+    checkpoint.save_tensors(folder / STATE, tensors, about)
 
 
 def resume(method: Method, folder: Path) -> tuple[int, float]:
@@ -138,7 +141,7 @@ def resume(method: Method, folder: Path) -> tuple[int, float]:
         raise InputError(
             f"{folder} was trained with other settings ({', '.join(changed)}): resume with the same"
         )
-    tensors = checkpoint.load_tensors(folder / "state.safetensors")
+    tensors = checkpoint.load_tensors(folder / STATE)
     step, seconds = int(tensors["progress"][0]), float(tensors["progress"][1])
     for prefix, part in method.parts().items():
         checkpoint.restore(prefix, part, tensors)
@@ -148,7 +151,11 @@ def resume(method: Method, folder: Path) -> tuple[int, float]:
 def prepare(method: Method, folder: Path, resuming: bool) -> tuple[int, float]:
     """The run folder of a new or of a resumed run -> (steps done, seconds spent). Where there is
     nothing to resume, a run begins: one command serves, however often it is stopped."""
-    if not (folder / "state.safetensors").exists():
+    if not (folder / STATE).exists():
+        weights = (folder / "ema.safetensors").exists()
+        if weights and checkpoint.read_json(folder / "config.json").get("steps"):
+            raise InputError(f"{folder} holds a run without its {STATE}, such as a packed one,"
+                             " which can't go on: give another --out")  # fmt: skip
         return 0, 0.0
     if not resuming:
         raise InputError(f"{folder} already holds a run: give --resume, or another --out")
@@ -174,7 +181,9 @@ class Recorder:
             (folder / INPUTS).write_bytes(sha256_lines(inputs))
         log = folder / "log.jsonl"
         kept = [line for line in summary.read_log(log) if line["step"] <= done]
-        log.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        partial = log.with_name(log.name + ".partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(partial, log)
         self.board = SummaryWriter(str(folder / "tensorboard"))
         self.describe(done)
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from argan.errors import InputError
-from argan_train import checkpoint
+from argan_train import checkpoint, options
 from argan_train.ar_gan import load_generator, photograph_smoothly
 from argan_train.config import ArGanConfig
 from argan_train.cycle_gan import load_translator, translate
@@ -70,12 +70,14 @@ def main(argv: list[str]) -> int:
     )  # fmt: skip
     parser.add_argument("run", type=Path, help="folder of an ar-gan or cycle-gan run")
     parser.add_argument("-o", "--output", type=Path, required=True, help="a folder")
-    parser.add_argument("--count", type=int, default=12, help="latents or photos (default: 12)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="(default: 0)")
+    parser.add_argument("--count", type=options.whole(1), default=12,
+                        help="latents or photos (default: 12)")  # fmt: skip
+    parser.add_argument("--seed", type=options.seed, default=0, metavar="S", help="(default: 0)")
     parser.add_argument("--photos", help='for a cycle-gan run: deep photos to translate, or "toy"')
     arguments = parser.parse_args(argv)
+    checkpoint.make_folder(arguments.output)
     about = checkpoint.read_json(arguments.run / "config.json")
-    if about["method"] == "cycle-gan":
+    if about.get("method") == "cycle-gan":
         if arguments.photos is None:
             raise InputError('no photos: pass --photos, a folder or a zip of deep ones, or "toy"')
         pictures = draw_translations(
@@ -86,7 +88,6 @@ def main(argv: list[str]) -> int:
     else:
         generator, config = load_generator(arguments.run, torch.device("cpu"))
         pictures = draw(generator, config, arguments.count, arguments.seed)
-    arguments.output.mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():
         path = arguments.output / f"{name}.png"
         Image.fromarray(picture).save(path)
