@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from argan.errors import Error, InputError
@@ -350,3 +351,43 @@ def test_a_cell_that_was_told_to_stop_is_not_taken_for_finished(
                         workers=1)  # fmt: skip
     with pytest.raises(Error, match="the same command again goes on from there"):
         ablation.Trainer(options).train(ablation.Cell("ar-gan", 0, tmp_path / "run", config))
+
+
+# Does a learnt depth make better shallow photos than CycleGAN does?
+
+
+def test_deep_photos_are_shown_each_way_and_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compared = load("deep_to_shallow")
+    rng = np.random.default_rng(0)
+    for kind in ("deep", "shallow"):
+        (tmp_path / "split" / kind).mkdir(parents=True)
+        for i in range(12):
+            noise = Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8))
+            noise.save(tmp_path / "split" / kind / f"{i}.png")
+    split, run, out = (str(tmp_path / name) for name in ("split", "run", "out"))
+    words = ["cycle-gan", "--deep", f"{split}/deep", "--shallow", f"{split}/shallow"]
+    words += "--size 32 --width 4 --blocks 1 --steps 1 --threads 1".split()
+    assert cli.train([*words, "--out", run]) == 0
+    means = FeatureNetwork("means", 4, "0" * 64, lambda x: F.avg_pool2d(x, 2).flatten(1))
+    monkeypatch.setattr(compared.image_metrics, "efficientnet_lite0", lambda device: means)
+    said = ["deep_to_shallow", "--run", run, "--split", split, "-o", out]
+    monkeypatch.setattr(sys, "argv", said)
+    assert compared.main() == 0
+    figures = json.loads((tmp_path / "out" / "deep_to_shallow.json").read_text())["figures"]
+    assert list(figures) == ["as they are", "CycleGAN", "argan, f/1.8", "argan, f/0.9",
+                             "other shallow photos"]  # fmt: skip
+    same = figures["as they are"]
+    assert same["background"] == 1 and same["centre_db"] == pytest.approx(100)
+    assert figures["argan, f/0.9"]["background"] < figures["argan, f/1.8"]["background"] < 1
+    assert figures["CycleGAN"]["centre_db"] < 30  # untrained
+    with Image.open(tmp_path / "out" / "deep_to_shallow.png") as picture:
+        assert picture.size == (6 * 128, 4 * 128)
+    assert "CycleGAN" in capsys.readouterr().out
+    rim, core = PHOTOS.clone(), PHOTOS.clone()
+    rim[..., :4, :], core[..., 8, 8] = 0, 0
+    assert compared.kept_and_blurred(PHOTOS, rim)["centre_db"] == pytest.approx(100)
+    assert compared.kept_and_blurred(PHOTOS, core)["centre_db"] < 40
+    monkeypatch.setattr(sys, "argv", [*said[:2], str(tmp_path / "none"), *said[3:]])
+    assert compared.main() == 2 and "error: " in capsys.readouterr().err
