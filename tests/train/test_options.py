@@ -186,8 +186,10 @@ def test_an_output_that_is_a_file_is_refused_at_once(
     words = [str(runs / "gan"), "-o", str(tmp_path / "file")]
     words += ["--data", str(photos)] if command == "evaluate" else []
     assert getattr(cli, command)(words) == 2
-    assert "name a folder" in capsys.readouterr().err
+    assert "name a folder that is one" in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "mine"
+    words[2] = str(tmp_path / "file" / "below")
+    assert getattr(cli, command)(words) == 2
 
 
 def test_one_photo_is_too_few_to_compare_with(

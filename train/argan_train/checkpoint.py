@@ -65,12 +65,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def make_folder(path: Path) -> None:
-    """For what a command writes; asked for before it works."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; name a folder that can be made") from None
+def check_folder(path: Path) -> None:
+    """That what a command writes can go there, before it works; it is not made yet."""
+    there = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise InputError(f"{path} can't be written: name a folder that is one, or can be made")
 
 
 def sha256(path: Path) -> str:

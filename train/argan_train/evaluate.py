@@ -295,7 +295,7 @@ def main(argv: list[str]) -> int:
     images.add_argument("--device", type=options.device,
                         help="(default: cuda where there is one, else cpu)")  # fmt: skip
     arguments = parser.parse_args(argv)
-    checkpoint.make_folder(arguments.output)
+    checkpoint.check_folder(arguments.output)
     generator = _method(arguments.model) in ("ar-gan", "cycle-gan")
     for_generators = ("count", "seed", "inception", "photos", "device")
     for name in ("only",) if generator else for_generators:
@@ -343,6 +343,7 @@ def measure_generator(arguments: argparse.Namespace) -> GeneratorEvaluation:
 
 def write(folder: Path, figures: dict[str, Any], page: Image.Image) -> None:
     """evaluation.json and evaluation.png, each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
     partial = folder / "evaluation.png.partial"
     try:
         page.save(partial, "PNG")

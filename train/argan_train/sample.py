@@ -75,7 +75,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seed", type=options.seed, default=0, metavar="S", help="(default: 0)")
     parser.add_argument("--photos", help='for a cycle-gan run: deep photos to translate, or "toy"')
     arguments = parser.parse_args(argv)
-    checkpoint.make_folder(arguments.output)
+    checkpoint.check_folder(arguments.output)
     about = checkpoint.read_json(arguments.run / "config.json")
     if about.get("method") == "cycle-gan":
         if arguments.photos is None:
@@ -88,6 +88,7 @@ def main(argv: list[str]) -> int:
     else:
         generator, config = load_generator(arguments.run, torch.device("cpu"))
         pictures = draw(generator, config, arguments.count, arguments.seed)
+    arguments.output.mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():
         path = arguments.output / f"{name}.png"
         Image.fromarray(picture).save(path)
