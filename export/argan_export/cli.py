@@ -17,6 +17,7 @@ import numpy as np
 
 from argan import bundle
 from argan.errors import Error, InputError, MissingFileError
+from argan.files import check_writable
 from argan.optics import REFERENCE_F_NUMBER
 from argan.verify import Report, verify
 from argan_export import calibration
@@ -107,8 +108,7 @@ def export(a: argparse.Namespace) -> Report:
     for path in (a.evaluation, a.licence):
         if path and not path.is_file():
             raise MissingFileError(f"no file at {path}")
-    if a.output.is_dir() or not a.output.absolute().parent.is_dir():
-        raise InputError(f"{a.output} can't be written: name a file in a folder that exists")
+    check_writable(a.output)
     scores = evaluation(a.evaluation) if a.evaluation else None
     pairs = meant(a.to.split(","), a.precision.split(","))
     if not CALIBRATED.isdisjoint(pairs) and a.calibration is None:

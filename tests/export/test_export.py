@@ -155,7 +155,7 @@ def test_the_card_says_what_it_learnt_from_and_how_well_it_does(run: Path, tmp_p
         (["RUN", "-o", "x.argan", "--sizes", "64x65"], "multiples of 32"),
         (["RUN", "-o", "x.argan", "--refocus", "huge"], "multiples of 32"),
         (["RUN", "-o", "x.argan", "--sizes", "64x0"], "multiples of 32"),
-        (["RUN", "-o", "nowhere/x.argan"], "name a file in a folder that exists"),
+        (["RUN", "-o", "nowhere/x.argan"], "nowhere is not a directory; make it first"),
         (["RUN", "-o", "x.argan", "--evaluation", "RUN/config.json"], "of a depth network"),
         (["RUN", "-o", "x.argan", "--evaluation", "RUN/ema.safetensors"], "of a depth network"),
     ],
