@@ -231,7 +231,7 @@ def test_a_look_is_resumed_with_what_it_was_begun_with(
         ("small", [], "20 photos can be used; a look needs 100 or more, better 500; left out:"),
         ("absent", [], "nothing there; give a folder or a zip of photos"),
         ("small", ["-o", "x.zip"], "a bundle is called NAME.argan"),
-        ("small", ["-o", "no/where/x.argan"], "name a file in a folder that exists"),
+        ("small", ["-o", "no/where/x.argan"], "no/where is not a directory; make it first"),
         ("small", ["--minutes", "3", "--steps", "5"], "leave out --steps"),
         ("small", ["--minutes", "-1"], "--minutes -1: give more than 0"),
         ("small", ["--steps", "0"], "--steps 0: give at least 1"),

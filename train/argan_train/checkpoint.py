@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +18,28 @@ from torch import Tensor, nn
 from argan.errors import InputError, MissingFileError
 
 
+@contextmanager
+def partial(path: Path) -> Iterator[Path]:
+    """A sibling to be written, which then takes the place of `path`, unless an error ends it."""
+    part = path.with_name(path.name + ".partial")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Atomic: a killed or failed save leaves the file that was there. Raises OSError."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial, metadata)
-        partial.chmod(0o644)  # safetensors creates it for the owner alone
-        with partial.open("rb") as written:
+    with partial(path) as part:
+        try:
+            dense = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+            save_file(dense, part, metadata)
+        except SafetensorError as error:  # its way to say "no space left"
+            raise OSError(str(error)) from None
+        part.chmod(0o644)  # safetensors creates it for the owner alone
+        with part.open("rb") as written:
             os.fsync(written.fileno())  # on the disk before it takes the old one's place
-        os.replace(partial, path)
-    except SafetensorError as error:  # its way to say "no space left"
-        raise OSError(str(error)) from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -46,9 +57,12 @@ def load_floats(path: Path) -> dict[str, Tensor]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(partial, path)
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    with partial(path) as part:
+        part.write_text(text)
 
 
 def read_json(path: Path) -> dict[str, Any]:

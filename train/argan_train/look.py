@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 from argan import bundle, optics
 from argan.errors import InputError, MissingExtraError
-from argan.files import write_atomic
+from argan.files import check_writable, write_atomic
 from argan_train import checkpoint, cutouts, distributed, loop, summary
 from argan_train.ar_gan import ArGan, lens_strength, load_generator, make_generator
 from argan_train.ar_gan_dr import (
@@ -213,7 +213,9 @@ def run(arguments: argparse.Namespace, device: torch.device) -> int:
         raise InputError("a look trains in one process: start it without torchrun")
     output: Path = arguments.output
     folder: Path = arguments.out or Path("runs") / output.stem
-    check_output(output)
+    if output.suffix != ".argan":
+        raise InputError(f"{output}: a bundle is called NAME.argan")
+    check_writable(output)
     export = find_export()  # what is missing is better known before hours of training
     progress = Progress()
     try:
@@ -228,13 +230,6 @@ def run(arguments: argparse.Namespace, device: torch.device) -> int:
         progress.close()
     report(output, folder, plan, lens)
     return 0
-
-
-def check_output(output: Path) -> None:
-    if output.suffix != ".argan":
-        raise InputError(f"{output}: a bundle is called NAME.argan")
-    if output.is_dir() or not output.parent.is_dir():
-        raise InputError(f"{output} can't be written: name a file in a folder that exists")
 
 
 def find_export() -> Callable[[list[str]], int]:
@@ -296,6 +291,7 @@ def train(
     files = len(found.loaded) + len(found.dropped)
     progress.begin("cut out", files + min(files, cutouts.MOST), "photo")  # read anew, and cut
     earlier = load_depth_net(folder / STUDENT)[0].to(device)
+    earlier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     record, inputs = describe_sources([folder / GAN], second)
     weights = describe_student(folder / STUDENT, record, inputs, second)
     record["photos"] = plan.photos

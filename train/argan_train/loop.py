@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import signal
 import sys
@@ -181,9 +180,7 @@ class Recorder:
             (folder / INPUTS).write_bytes(sha256_lines(inputs))
         log = folder / "log.jsonl"
         kept = [line for line in summary.read_log(log) if line["step"] <= done]
-        partial = log.with_name(log.name + ".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(partial, log)
+        checkpoint.write_text(log, "".join(json.dumps(line) + "\n" for line in kept))
         self.board = SummaryWriter(str(folder / "tensorboard"))
         self.describe(done)
 
