@@ -237,6 +237,7 @@ def start_ar_gan_dr(arguments: argparse.Namespace, device: torch.device) -> Star
         return qat.Int8Student(config, teachers, device, photos, student), record, inputs
     assert photos is not None  # asked for above
     student.to(device)
+    student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     cut = cut_out(
         photos, lambda image: student(image.to(device)),  # photos may be elsewhere
         standing=config.standing, keep=arguments.out / KEPT, of=cut_of(record),
