@@ -65,9 +65,7 @@ class ArGanDr:
         distributed.check_batch(config.batch)
         self.config, self.teachers, self.device = config, list(teachers), device
         self.cut = cut
-        self.photos, self.seen = photos, None
-        if photos is None and cut is not None:
-            self.photos, self.seen = cut.photos, cut.seen
+        self.photos = cut.photos if photos is None and cut is not None else photos
         torch.manual_seed(config.seed)
         self.network = self.make_network().to(device)
         self.network.load_state_dict(begin_with or {}, strict=False)
@@ -140,17 +138,11 @@ class ArGanDr:
     @torch.no_grad()
     def real_lesson(self, photos: Tensor, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Real photos without labels, as the averaged network sees them (Tarvainen and Valpola
-        2017), or in a second round as the earlier student did, asked more than once: what crop,
-        mirror, colours and noise make of a photo has the disparity it had."""
+        2017): what crop, mirror, colours and noise make of a photo has the disparity it had."""
         pick = torch.randint(len(photos), (n,), generator=rng, device=self.device)
-        pick = pick.to(photos.device)
-        image = photos[pick].to(self.device).float() / 255
-        if self.seen is not None:
-            disparity = self.seen[pick].to(self.device).float() / 255
-        else:
-            disparity = self.ema(image)
+        image = photos[pick.to(photos.device)].to(self.device).float() / 255
         image, disparity = augment.crop(
-            image, disparity, self.config.size, (1, self.config.zoom), rng
+            image, self.ema(image), self.config.size, (1, self.config.zoom), rng
         )
         return self.taken_badly(augment.recolour(image, rng), rng), disparity
 

@@ -118,3 +118,16 @@ def restore(
         for name, value in moments.items():
             if value.shape == parameter.shape:
                 moments[name] = torch.empty_like(parameter).detach().copy_(value)
+
+
+def mean(several: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Of the weights of several networks that are built alike; what counts is the last one's."""
+    shapes = [{name: w.shape for name, w in weights.items()} for weights in several]
+    if any(shape != shapes[-1] for shape in shapes):
+        raise InputError("runs of different networks have no mean: give runs of one network")
+    return {
+        name: torch.stack([weights[name] for weights in several]).mean(dim=0)
+        if last.is_floating_point()
+        else last
+        for name, last in several[-1].items()
+    }

@@ -272,24 +272,30 @@ data_command = report_errors(argan_train.data_cli.main)
 @report_errors
 def pack(argv: list[str]) -> int:
     """A finished run as a small folder worth keeping: config.json, log.jsonl, the list of its
-    input files, fp16 weights."""
+    input files, fp16 weights. Of several runs of one network, one of which went on from the other:
+    the mean of their weights (Wortsman et al. 2022, "Model soups"), with the last one's record."""
     parser = argparse.ArgumentParser("argan_train pack", description=pack.__doc__)
-    parser.add_argument("run", type=Path)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="run")
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args(argv)
-    same = arguments.folder.resolve() == arguments.run.resolve()
-    if same or (arguments.folder / loop.STATE).exists():
-        raise InputError(f"{arguments.folder} holds a run: give another folder to pack into")
-    record = checkpoint.read_json(arguments.run / "config.json")
-    weights = checkpoint.load_tensors(arguments.run / "ema.safetensors")
+    runs, folder = arguments.runs, arguments.folder
+    if folder.resolve() in {run.resolve() for run in runs} or (folder / loop.STATE).exists():
+        raise InputError(f"{folder} holds a run: give another folder to pack into")
+    record = checkpoint.read_json(runs[-1] / "config.json")
+    digests = {run.name: checkpoint.sha256(run / "ema.safetensors") for run in runs}
+    if len(digests) < len(runs):
+        raise InputError("two runs' folders have one name: rename one of them")
+    weights = checkpoint.mean([checkpoint.load_floats(run / "ema.safetensors") for run in runs])
+    if len(runs) > 1:
+        record["mean_of"] = digests
     half = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
-    arguments.folder.mkdir(parents=True, exist_ok=True)
-    about = {"fp32_sha256": checkpoint.sha256(arguments.run / "ema.safetensors")}
-    checkpoint.save_tensors(arguments.folder / "ema.safetensors", half, about)
-    checkpoint.write_json(arguments.folder / "config.json", record)
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {"fp32_sha256": " ".join(digests.values())}
+    checkpoint.save_tensors(folder / "ema.safetensors", half, about)
+    checkpoint.write_json(folder / "config.json", record)
     for name in ("log.jsonl", loop.INPUTS):
-        if (arguments.run / name).exists():  # the toy world has no files
-            shutil.copyfile(arguments.run / name, arguments.folder / name)
+        if (runs[-1] / name).exists():  # the toy world has no files
+            shutil.copyfile(runs[-1] / name, folder / name)
     return 0
 
 

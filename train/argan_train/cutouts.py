@@ -42,7 +42,6 @@ from argan_train.config import ArGanDrConfig
 
 ROUNDS = 3  # of GrabCut
 SURE = 0.1  # share of the pixels, nearest and farthest, that the cut may not move
-FLAT = 1e-3  # a disparity that varies less says nothing
 AGREEMENT = 0.5  # intersection over union of the cut and what it started from: less is a failure
 AREA = (0.05, 0.8)  # of a frame, that a subject covers
 LOOSE = 0.04  # share of the frame's border that a subject may touch to be put elsewhere
@@ -50,10 +49,6 @@ FEWEST = 16  # cut-outs that scenes can be made of
 BATCH = 32
 KEPT = "cutouts.safetensors"  # of a run's folder
 MOST = 8192  # photos that are cut out, spread over all: 7 minutes of one core at 96 px
-
-# What a student says of a photo is asked of its corners, too.
-CORNER = 0.7  # of the photo's sides
-FADING = 0.3  # of a corner's sides, from its inner borders: there it counts for less
 
 # A standing subject and its body, which may be dark before dark: where the cut looks for it.
 TOP = 0.02  # quantile of the subject's rows, above which is hardly any of it
@@ -116,14 +111,12 @@ VANISHING = 0.04  # of the way from the horizon to the lower border, above which
 @dataclass(frozen=True)
 class Cutouts:
     """photos uint8 [M, 3, S, S], masks bool [M, 1, S, S]; loose int64 [K]: those whose subject is
-    whole, and may be put elsewhere; standing: with its body, which the lower border cuts; seen
-    uint8 [M, 1, S, S]: the student's disparities, of 0..255, where they are known."""
+    whole, and may be put elsewhere; standing: with its body, which the lower border cuts."""
 
     photos: Tensor
     masks: Tensor
     loose: Tensor
     standing: bool = False
-    seen: Tensor | None = None
 
     def draw(self, n: int, rng: torch.Generator, loose: bool = False) -> tuple[Tensor, Tensor]:
         """n images and their subjects' masks [n, 1, S, S], 0 or 1."""
@@ -146,8 +139,8 @@ def cut_out(
 ) -> Cutouts:  # fmt: skip
     """photos uint8 [M, 3, S, S]; disparity_of: images -> disparities [N, 1, S, S], of a student;
     bar: to show the photos on, in place of one of its own; standing: each with its body; keep: a
-    file that remembers what was made, for a run that is resumed; of: which student's and photos'
-    it is.
+    file that remembers the masks, for a run that is resumed; of: which student's and photos'
+    they are.
 
     Photos in which the cut does not agree with the disparity, or leaves hardly anything or hardly a
     background, are left out. InputError if too few are left.
@@ -155,8 +148,8 @@ def cut_out(
     spread = torch.linspace(0, len(photos) - 1, min(len(photos), MOST)).round().long()
     photos = photos[spread.to(photos.device)]
     about = hashlib.sha256(f"{of} {list(photos.shape)} {standing}".encode()).digest()
-    found = read_kept(keep, about, photos.shape[-1]) if keep else None
-    kept, masks, seen = found or cut_each(photos, disparity_of, bar, standing)
+    found = read_masks(keep, about, photos.shape[-1]) if keep else None
+    kept, masks = found or cut_each(photos, disparity_of, bar, standing)
     touched = torch.stack([line.float().mean(dim=(1, 2)) for line in (
         masks[..., 0, :], masks[..., -1, :], masks[..., 0], masks[..., -1]
     )])  # fmt: skip
@@ -174,10 +167,9 @@ def cut_out(
         keep.parent.mkdir(parents=True, exist_ok=True)
         packed = torch.from_numpy(np.packbits(masks.numpy(), axis=-1))
         about_them = torch.frombuffer(bytearray(about), dtype=torch.uint8)
-        tensors = {"kept": kept, "masks": packed, "seen": seen, "of": about_them}
-        checkpoint.save_tensors(keep, tensors, {})
-    kept, masks, loose, seen = (t.to(photos.device) for t in (kept, masks, loose, seen))
-    return Cutouts(photos[kept], masks, loose, standing, seen)
+        checkpoint.save_tensors(keep, {"kept": kept, "masks": packed, "of": about_them}, {})
+    device = photos.device
+    return Cutouts(photos[kept.to(device)], masks.to(device), loose.to(device), standing)
 
 
 def cut_of(record: Mapping[str, Any]) -> str:
@@ -185,26 +177,24 @@ def cut_of(record: Mapping[str, Any]) -> str:
     return f"{record['student']['sha256']} {record['photos']}"
 
 
-def read_kept(path: Path, about: bytes, size: int) -> tuple[Tensor, Tensor, Tensor] | None:
+def read_masks(path: Path, about: bytes, size: int) -> tuple[Tensor, Tensor] | None:
     """What `cut_each` made, if it is about the same, and whole."""
     try:
         stored = checkpoint.load_tensors(path)
     except (MissingFileError, InputError):  # none, or damaged: they are made anew
         return None
-    if bytes(stored["of"].numpy()) != about or "seen" not in stored:  # which earlier versions lack
+    if bytes(stored["of"].numpy()) != about:
         return None
     masks = np.unpackbits(stored["masks"].numpy(), axis=-1, count=size).astype(bool)
-    return stored["kept"], torch.from_numpy(masks), stored["seen"]
+    return stored["kept"], torch.from_numpy(masks)
 
 
 def cut_each(
     photos: Tensor, disparity_of: Callable[[Tensor], Tensor], bar: tqdm | None, standing: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """int64 [K], which photos could be cut, bool [K, 1, S, S], their masks, and uint8 [K, 1, S, S],
-    their disparities."""
+) -> tuple[Tensor, Tensor]:
+    """int64 [K], which photos could be cut, and bool [K, 1, S, S], their masks."""
     kept: list[int] = []
     masks: list[NDArray[np.bool_]] = []
-    seen: list[NDArray[np.uint8]] = []
     own = {"desc": "cut out", "total": len(photos), "unit": "photo", "disable": None}
     shown = tqdm(**own) if bar is None else bar
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
@@ -212,46 +202,18 @@ def cut_each(
             some = photos[start : start + BATCH]
             image = some.float() / 255
             with torch.no_grad():
-                disparity = fused(image, disparity_of)[:, 0].cpu().numpy()
+                disparity = (disparity_of(image) + disparity_of(image.flip(-1)).flip(-1)) / 2
             pixels = some.permute(0, 2, 3, 1).cpu().numpy()
-            cut = pool.map(segment, pixels, disparity, repeat(standing))
+            cut = pool.map(segment, pixels, disparity[:, 0].cpu().numpy(), repeat(standing))
             for index, mask in enumerate(cut):
                 if mask is not None:
                     kept.append(start + index)
                     masks.append(mask)
-                    seen.append((disparity[index].clip(0, 1) * 255).round().astype(np.uint8))
             shown.update(len(some))
     if bar is None:
         shown.close()
     shape = (len(masks), 1, *photos.shape[2:])
-    masked, said = (torch.from_numpy(np.array(arrays).reshape(shape)) for arrays in (masks, seen))
-    return torch.tensor(kept, dtype=torch.int64), masked, said
-
-
-def fused(image: Tensor, disparity_of: Callable[[Tensor], Tensor]) -> Tensor:
-    """What a student says of images [N, 3, S, S], of the crops of their four corners, and of the
-    mirror images of all these: the mean [N, 1, S, S]. A crop shows more of what is small, and one
-    that it lies at the border of knows less."""
-    size = image.shape[-1]
-    side = round(CORNER * size)
-    nearer = torch.arange(side, device=image.device) + 0.5
-    fading = (nearer / (FADING * side)).clamp(max=1)  # from the left or upper border
-
-    def both(picture: Tensor) -> Tensor:
-        return (disparity_of(picture) + disparity_of(picture.flip(-1)).flip(-1)) / 2
-
-    total = both(image)
-    weight = torch.ones_like(total[:1])
-    for top in (0, size - side):
-        for left in (0, size - side):
-            corner = (..., slice(top, top + side), slice(left, left + side))
-            crop = F.interpolate(image[corner], (size, size), mode="bilinear")
-            seen = F.interpolate(both(crop), (side, side), mode="bilinear", antialias=True)
-            down, across = (fading if at else fading.flip(0) for at in (top, left))
-            share = down[:, None] * across
-            total[corner] += share * seen
-            weight[corner] += share
-    return total / weight
+    return torch.tensor(kept, dtype=torch.int64), torch.from_numpy(np.array(masks).reshape(shape))
 
 
 def segment(
@@ -261,7 +223,7 @@ def segment(
     is nearer than Otsu's threshold of disparity [H, W]; standing: and from its body. None where it
     fails."""
     span = np.ptp(disparity)
-    if span < FLAT:
+    if span == 0:
         return None
     level = ((disparity - disparity.min()) / span * 255).astype(np.uint8)
     threshold, _ = cv2.threshold(level, 0, 255, cv2.THRESH_OTSU)
