@@ -30,7 +30,7 @@ def card(
         "One photo to disparity (affine inverse depth, larger = nearer), learnt without depth",
         "labels: an AR-GAN learns to photograph its own sharp images and disparities through a",
         "lens, and this network (AR-GAN-DR) learns from its samples.",
-        *second_round(settings, data),
+        *second_round(graph.record),
         f"Its encoder began as {pretrained['weights']}."
         if pretrained
         else "No pretrained weights.",
@@ -70,12 +70,16 @@ def card(
     return "\n".join(lines)
 
 
-def second_round(settings: dict[str, Any], data: dict[str, Any]) -> list[str]:
+def second_round(record: dict[str, Any]) -> list[str]:
     """What it learnt from besides a teacher's samples, and what is assumed there."""
     after = []
-    if data.get("student", {}).get("int8"):
+    if record["data"].get("student", {}).get("int8"):
         after = ["At last it learnt to say in int8 what it said in float."]
-        settings, data = (data["student"]["record"][key] for key in ("settings", "data"))
+        record = record["data"]["student"]["record"]
+    if runs := record.get("mean_of"):
+        names = ", ".join(f"`{run}`" for run in runs)
+        after.insert(0, f"Its weights are the mean of those of several runs: {names}.")
+    settings, data = record["settings"], record["data"]
     photos = data.get("photos", {})
     if "cut_out" not in photos:
         return after

@@ -97,6 +97,19 @@ def test_the_card_says_what_was_assumed(
     assert ("It began with the weights of that student: stem." in text) == begun_with
 
 
+@pytest.mark.parametrize("int8", [False, True])
+def test_the_card_says_of_which_runs_the_weights_are_the_mean(int8: bool) -> None:
+    settings = {"network": "nano", "seed": 0, "steps": 1, "batch": 24, "size": 96, "ground": 0}
+    record = {"settings": settings, "steps": 1, "seconds": 1, "device": "x86_64", "threads": 1}
+    about = record | {"data": {"teachers": {}}, "mean_of": {"first": "0" * 64, "last": "1" * 64}}
+    if int8:
+        student = {"run": "mean", "begun_with": ["stem"], "int8": True, "record": about}
+        about = record | {"data": {"teachers": {}, "student": student}}
+    text = card("x", DepthGraph(nn.Identity(), 96, (0, 1), "dr", about, "0" * 64), {}, {}, None)
+    assert "the mean of those of several runs: `first`, `last`." in text
+    assert ("say in int8" in text) == int8
+
+
 @pytest.mark.parametrize("before, said", [("nano", ", a narrower one's (`nano`)"), ("small", "")])
 def test_the_card_says_that_a_network_was_widened(before: str, said: str) -> None:
     settings = {"network": "small", "seed": 0, "steps": 1, "batch": 24, "size": 96, "ground": 0}

@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -508,6 +509,31 @@ def test_pack_halves_the_weights_and_keeps_the_record(run: Path, tmp_path: Path)
     z = torch.randn(2, 8)
     torch.testing.assert_close(whole(z)[0], half(z)[0], atol=2e-3, rtol=0)  # seen: 4e-4
     assert (tmp_path / "kept" / "log.jsonl").read_text() == (run / "log.jsonl").read_text()
+
+
+def test_several_runs_are_packed_as_the_mean_of_their_weights(run: Path, tmp_path: Path) -> None:
+    one, other, wider = (tmp_path / name for name in ("one", "other", "wider"))
+    for folder, change in ((one, {"seed": 1}), (other, {"seed": 2}), (wider, {"width": 16})):
+        trained(folder, dataclasses.replace(TINY, **change))
+    assert cli.pack([str(one), str(other), str(tmp_path / "mean")]) == 0
+    first, last, mean = (
+        checkpoint.load_floats(folder / "ema.safetensors")
+        for folder in (one, other, tmp_path / "mean")
+    )
+    assert first.keys() == mean.keys()
+    for name in (name for name, w in first.items() if w.is_floating_point()):
+        torch.testing.assert_close(mean[name], (first[name] + last[name]) / 2, atol=1e-3, rtol=1e-3)
+    assert not torch.allclose(mean[name], last[name], atol=1e-3, rtol=1e-3)
+    record = checkpoint.read_json(tmp_path / "mean/config.json")
+    digests = {f.name: checkpoint.sha256(f / "ema.safetensors") for f in (one, other)}
+    assert record["mean_of"] == digests and record["settings"]["seed"] == 2
+    assert cli.pack([str(one), str(tmp_path / "single")]) == 0
+    assert "mean_of" not in checkpoint.read_json(tmp_path / "single/config.json")
+    shutil.copytree(one, tmp_path / "copy/other")
+    for runs in ((one, wider), (tmp_path / "copy/other", other)):
+        assert cli.pack([*map(str, runs), str(tmp_path / "no")]) == 2
+    assert cli.pack([str(one), str(other), str(one)]) == 2  # it holds a run
+    assert not (tmp_path / "no").exists()
 
 
 def test_sample_draws_grids_and_sweeps(run: Path, tmp_path: Path) -> None:
