@@ -227,5 +227,5 @@ def test_the_default_network_in_int8_is_within_40_db(photos):
     model, fp32 = (content.model(content.find("onnx", kind)) for kind in ("int8", "fp32"))
     graph, hold_out = OnnxGraph(fp32), photos((256, 256), 3, seed=1)
     drop = quantize.compare(graph.run(model, hold_out), graph.run(graph.model, hold_out))
-    assert drop.psnr_db > 40 and drop.worst_psnr_db > 38  # seen: 40.6 and 38.6
+    assert drop.psnr_db > 40 and drop.worst_psnr_db > 38  # seen: 41.8 and 39.4
     assert len(model) < 0.35 * len(graph.model) + 150_000
