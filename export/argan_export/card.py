@@ -130,7 +130,7 @@ def figures(evaluation: dict[str, Any]) -> list[str]:
         "",
         "Relative RMSE of the disparity after the best scale and shift (1 = a constant) / Spearman",
         "correlation, beside baselines that have learnt nothing. None of these sets was used for",
-        "training or for choosing a checkpoint.",
+        "training.",
         "",
         "| set | this model | radial | ramp | radial+ramp |",
         "| --- | --- | --- | --- | --- |",
