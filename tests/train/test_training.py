@@ -532,7 +532,8 @@ def test_several_runs_are_packed_as_the_mean_of_their_weights(run: Path, tmp_pat
     shutil.copytree(one, tmp_path / "copy/other")
     for runs in ((one, wider), (tmp_path / "copy/other", other)):
         assert cli.pack([*map(str, runs), str(tmp_path / "no")]) == 2
-    assert cli.pack([str(one), str(other), str(one)]) == 2  # it holds a run
+    for folder in (one, tmp_path / "single"):  # which hold a run
+        assert cli.pack([str(folder), str(other), str(folder)]) == 2
     assert not (tmp_path / "no").exists()
 
 
