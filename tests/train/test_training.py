@@ -511,7 +511,9 @@ def test_pack_halves_the_weights_and_keeps_the_record(run: Path, tmp_path: Path)
     assert (tmp_path / "kept" / "log.jsonl").read_text() == (run / "log.jsonl").read_text()
 
 
-def test_several_runs_are_packed_as_the_mean_of_their_weights(run: Path, tmp_path: Path) -> None:
+def test_several_runs_are_packed_as_the_mean_of_their_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     one, other, wider = (tmp_path / name for name in ("one", "other", "wider"))
     for folder, change in ((one, {"seed": 1}), (other, {"seed": 2}), (wider, {"width": 16})):
         trained(folder, dataclasses.replace(TINY, **change))
@@ -532,6 +534,8 @@ def test_several_runs_are_packed_as_the_mean_of_their_weights(run: Path, tmp_pat
     shutil.copytree(one, tmp_path / "copy/other")
     for runs in ((one, wider), (tmp_path / "copy/other", other)):
         assert cli.pack([*map(str, runs), str(tmp_path / "no")]) == 2
+    assert cli.pack([str(tmp_path / "none"), str(one), str(tmp_path / "no")]) == 2
+    assert "no checkpoint at" in capsys.readouterr().err
     for folder in (one, tmp_path / "single"):  # which hold a run
         assert cli.pack([str(folder), str(other), str(folder)]) == 2
     assert not (tmp_path / "no").exists()

@@ -282,10 +282,10 @@ def pack(argv: list[str]) -> int:
     if folder.resolve() in {run.resolve() for run in runs} or (folder / loop.STATE).exists():
         raise InputError(f"{folder} holds a run: give another folder to pack into")
     record = checkpoint.read_json(runs[-1] / "config.json")
+    weights = checkpoint.mean([checkpoint.load_floats(run / "ema.safetensors") for run in runs])
     digests = {run.name: checkpoint.sha256(run / "ema.safetensors") for run in runs}
     if len(digests) < len(runs):
         raise InputError("two runs' folders have one name: rename one of them")
-    weights = checkpoint.mean([checkpoint.load_floats(run / "ema.safetensors") for run in runs])
     if len(runs) > 1:
         record["mean_of"] = digests
     half = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
