@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from argan.metrics import spearman
 from argan_train import losses
 
 
@@ -44,6 +45,37 @@ def test_cross_entropy_by_hand_and_of_what_is_not_a_number() -> None:
     broken = torch.tensor([0.25, math.nan, 0.0]).view(1, 1, 1, 3)
     assert math.isnan(losses.cross_entropy(broken, target))
     assert math.isnan(losses.cross_entropy(target, broken))
+
+
+def test_the_distance_of_ranks_is_spearmans_and_sees_order_within_a_subject() -> None:
+    rng = torch.Generator().manual_seed(0)
+    target = torch.rand(3, 1, 24, 32, generator=rng) * 0.9 + 0.05
+    order = torch.arange(24 * 32)
+    order[:384] = order[:384][torch.randperm(384, generator=rng)]  # the same values, elsewhere
+    predicted = target.flatten(1)[:, order].view_as(target).requires_grad_()
+    distance = losses.rank_distance(predicted, target)
+    expected = [(1 - spearman(p, t)) / 6 for p, t in zip(
+        predicted.detach().flatten(1).numpy(), target.flatten(1).numpy(), strict=True)]  # fmt: skip
+    assert distance.item() == pytest.approx(sum(expected) / 3, rel=0.02)  # seen: 0.003
+    assert losses.rank_distance(target, target) < 1e-9
+    distance.backward()
+    assert predicted.grad is not None and predicted.grad.isfinite().all()
+
+    subject = 0.97 + 0.02 * target  # all of it near: cross-entropy hardly tells one from the other
+    turned = subject.flip(-1)
+    entropy = losses.cross_entropy(turned, subject) - losses.cross_entropy(subject, subject)
+    assert entropy < 0.002 and 0.1 < losses.rank_distance(turned, subject)
+
+
+def test_the_distance_of_ranks_without_order_at_the_ends_and_of_what_is_not_a_number() -> None:
+    flat, ends = torch.full((1, 1, 8, 8), 0.5), torch.eye(8)[None, None]
+    assert losses.rank_distance(flat, flat) == 0
+    for predicted, target in ((ends, flat), (flat, ends), (ends, ends)):
+        learns = predicted.clone().requires_grad_()
+        losses.rank_distance(learns, target).backward()
+        assert learns.grad is not None and learns.grad.isfinite().all()
+    assert math.isnan(losses.rank_distance(flat * math.nan, flat))
+    assert math.isnan(losses.rank_distance(flat, flat * math.nan))
 
 
 def test_gradient_loss_ignores_a_shift_and_sees_a_moved_outline() -> None:

@@ -494,7 +494,19 @@ def test_a_second_round_follows_crops_of_the_photos_that_it_cut(
         config = ArGanDrConfig(size=32, batch=8, **changes)  # type: ignore[arg-type]
         logged = ArGanDr(config, [load_generator(run, CPU)], CPU, cut=cut).step(1)
         assert asked == [(n, True)] * bool(n) and passes == [8 + n]
-        assert ("consistency" in logged) == bool(n)
+        assert ("consistency" in logged) == ("ranks" in logged) == bool(n)
+    config = ArGanDrConfig(size=32, batch=8, rank_weight=0.0)
+    assert "ranks" not in ArGanDr(config, [load_generator(run, CPU)], CPU, cut=cut).step(1)
+
+
+def test_half_of_the_followed_photos_are_cropped_alone(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = torch.full((4, 3, 32, 32), 77, dtype=torch.uint8)  # which a crop leaves as it is
+    method = ArGanDr(ArGanDrConfig(size=32, batch=4), [load_generator(run, CPU)], CPU, photos)
+    image, _ = method.real_lesson(photos, 200, torch.Generator().manual_seed(0))
+    alone = (image - 77 / 255).abs().amax(dim=(1, 2, 3)) < 1e-6
+    assert 70 < int(alone.sum()) < 130
 
 
 def test_a_plain_gan_is_no_teacher(tmp_path: Path) -> None:

@@ -138,13 +138,15 @@ class ArGanDr:
     @torch.no_grad()
     def real_lesson(self, photos: Tensor, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Real photos without labels, as the averaged network sees them (Tarvainen and Valpola
-        2017): what crop, mirror, colours and noise make of a photo has the disparity it had."""
+        2017): what crop, mirror, colours and noise make of a photo has the disparity it had. Half
+        of them are cropped and mirrored alone: so are most that a user has."""
         pick = torch.randint(len(photos), (n,), generator=rng, device=self.device)
         image = photos[pick.to(photos.device)].to(self.device).float() / 255
         image, disparity = augment.crop(
             image, self.ema(image), self.config.size, (1, self.config.zoom), rng
         )
-        return self.taken_badly(augment.recolour(image, rng), rng), disparity
+        changed = self.taken_badly(augment.recolour(image, rng), rng)
+        return torch.where(augment.chance(rng, n, 0.5), image, changed), disparity
 
     def level(self, predicted: Tensor, target: Tensor) -> Tensor:
         """How far the disparities themselves are apart."""
@@ -202,6 +204,9 @@ class ArGanDr:
         if len(photo):
             logged["consistency"] = self.level(followed, seen)
             loss = loss + config.consistency_weight * logged["consistency"]
+            if config.rank_weight:
+                logged["ranks"] = losses.rank_distance(followed, seen)
+                loss = loss + config.rank_weight * logged["ranks"]
         self.optimizer.zero_grad()
         loss.backward()
         distributed.average_gradients(self.network.parameters())

@@ -153,6 +153,7 @@ class ArGanDrConfig:
     render_weight: float = 0.0  # of the photographs through the teacher's lens
     consistency_weight: float = 0.5  # on real photos, where there are any
     consistency_share: float = 0.25  # these of a step, over its batch
+    rank_weight: float = 2.0  # of their order, within a subject too
     ema_half_life: int = 4000  # images
     warmup: int = 200  # steps
     picture_every: int = 500  # steps
