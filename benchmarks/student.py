@@ -52,6 +52,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "second-scenes": {"composed": 1.0},
     "second-whole": {"composed": 0.0},
     "second-inconsistent": {"consistency_weight": 0.0},
+    "second-unranked": {"rank_weight": 0.0},
 }
 WITH_PHOTOS = ("consistency",)
 GROUPS = {"toy sharp": "sharp", "toy blurred": "blurred", "toy off centre": "off centre"}

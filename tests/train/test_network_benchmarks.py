@@ -192,6 +192,6 @@ def test_every_row_is_a_setting_of_the_student() -> None:
         config = student.load_preset(student.ArGanDrConfig, "dr32", changes)
         same = student.load_preset(student.ArGanDrConfig, "dr32", {})
         assert (config != same) == bool(changes), row
-    of_the_second = {"cutout_share", "composed", "consistency_weight"}
+    of_the_second = {"cutout_share", "composed", "consistency_weight", "rank_weight"}
     assert all(set(student.ROWS[row]) <= of_the_second for row in student.ROWS
                if row.startswith("second"))  # fmt: skip
