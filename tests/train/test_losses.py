@@ -61,6 +61,13 @@ def test_the_distance_of_ranks_is_spearmans_and_sees_order_within_a_subject() ->
     distance.backward()
     assert predicted.grad is not None and predicted.grad.isfinite().all()
 
+    # By hand: 65 values, each the next rank, and what lies half-way between two is half a rank off.
+    values = torch.linspace(1, 3, losses.RANKS + 1).square()
+    between = torch.cat([(values[1:] + values[:-1]) / 2, values[-1:]])
+    known, said = (x.sigmoid().view(1, 1, 5, -1) for x in (values, between))
+    by_hand = (0.5 / losses.RANKS) ** 2 * losses.RANKS / (losses.RANKS + 1)
+    assert losses.rank_distance(said, known).item() == pytest.approx(by_hand, rel=0.01)
+
     subject = 0.97 + 0.02 * target  # all of it near: cross-entropy hardly tells one from the other
     turned = subject.flip(-1)
     entropy = losses.cross_entropy(turned, subject) - losses.cross_entropy(subject, subject)

@@ -495,8 +495,13 @@ def test_a_second_round_follows_crops_of_the_photos_that_it_cut(
         logged = ArGanDr(config, [load_generator(run, CPU)], CPU, cut=cut).step(1)
         assert asked == [(n, True)] * bool(n) and passes == [8 + n]
         assert ("consistency" in logged) == ("ranks" in logged) == bool(n)
-    config = ArGanDrConfig(size=32, batch=8, rank_weight=0.0)
-    assert "ranks" not in ArGanDr(config, [load_generator(run, CPU)], CPU, cut=cut).step(1)
+    learnt = []
+    for weight in (0.0, 2.0):
+        config = ArGanDrConfig(size=32, batch=8, rank_weight=weight)
+        method = ArGanDr(config, [load_generator(run, CPU)], CPU, cut=cut)
+        assert ("ranks" in method.step(1)) == (weight > 0)
+        learnt.append(method.network.state_dict())
+    assert not same(*learnt)
 
 
 def test_half_of_the_followed_photos_are_cropped_alone(
