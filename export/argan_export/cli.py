@@ -20,6 +20,7 @@ from argan.errors import Error, InputError, MissingFileError
 from argan.files import check_writable
 from argan.optics import REFERENCE_F_NUMBER
 from argan.verify import Report, verify
+from argan.verify.diagnose import COARSE
 from argan_export import calibration
 from argan_export.card import NO_LICENCE, card, figures
 from argan_export.graph import DepthGraph, depth_graph, golden_input, refocus_graph
@@ -147,6 +148,10 @@ def export(a: argparse.Namespace) -> Report:
     print(f"{a.output}: {sum(map(len, files.values())) / 1e6:.1f} MB")
     for result in report.results:
         print(f"  {result.variant.name}: {said(result)}")
+    coarse = {r.variant.name for r in report.results if COARSE in {f.name for f in r.faults}}
+    if any(variant.search for variant in made if variant.name in coarse):
+        print(f"int8 is finer with a smaller --max-drop, such as {a.max_drop / 3:.2g}:"
+              " it keeps more layers in float")  # fmt: skip
     return report
 
 

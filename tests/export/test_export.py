@@ -14,6 +14,7 @@ from PIL import Image
 import argan
 from argan import bundle
 from argan.backends.onnx import Onnx
+from argan.verify import result
 from argan_export import cli, graph, to_onnx, variants
 from argan_train import loop
 from argan_train.ar_gan import ArGan, load_generator
@@ -221,8 +222,9 @@ def test_the_whole_chain_in_every_precision(
 
 
 def test_a_variant_that_misses_its_limit_is_said_and_is_exit_code_1(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     def spoilt(model: bytes) -> bytes:
         graph = onnx.load_from_string(to_onnx.to_int8_weights(model))
         scale = next(i for i in graph.graph.initializer if i.name.endswith("_scale"))
@@ -235,3 +237,12 @@ def test_a_variant_that_misses_its_limit_is_said_and_is_exit_code_1(
     argv = ["-o", str(tmp_path / "x.argan"), "--precision", "fp32,fp16"]
     assert cli.main([str(run), *argv]) == 1
     assert "onnx-fp16" in (said := capsys.readouterr().out) and "MISSED" in said
+    assert "--max-drop" not in said
+
+    monkeypatch.undo()
+    monkeypatch.setitem(result.MIN_PSNR, "int8", 100.0)
+    argv = ["-o", str(tmp_path / "y.argan"), "--precision", "fp32,int8", "--count", "4"]
+    assert cli.main([str(run), *argv, "--calibration", str(photos)]) == 1
+    said = capsys.readouterr().out
+    assert "too coarse a quantisation\nint8 is finer with a smaller --max-drop" in said
+    assert "such as 0.017" in said
