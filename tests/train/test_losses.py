@@ -56,7 +56,7 @@ def test_the_distance_of_ranks_is_spearmans_and_sees_order_within_a_subject() ->
     distance = losses.rank_distance(predicted, target)
     expected = [(1 - spearman(p, t)) / 6 for p, t in zip(
         predicted.detach().flatten(1).numpy(), target.flatten(1).numpy(), strict=True)]  # fmt: skip
-    assert distance.item() == pytest.approx(sum(expected) / 3, rel=0.02)  # seen: 0.003
+    assert distance.item() == pytest.approx(sum(expected) / 3, rel=0.005)  # seen: 0.001
     assert losses.rank_distance(target, target) < 1e-9
     distance.backward()
     assert predicted.grad is not None and predicted.grad.isfinite().all()

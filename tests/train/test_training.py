@@ -504,9 +504,7 @@ def test_a_second_round_follows_crops_of_the_photos_that_it_cut(
     assert not same(*learnt)
 
 
-def test_half_of_the_followed_photos_are_cropped_alone(
-    run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_half_of_the_followed_photos_are_cropped_alone(run: Path) -> None:
     photos = torch.full((4, 3, 32, 32), 77, dtype=torch.uint8)  # which a crop leaves as it is
     method = ArGanDr(ArGanDrConfig(size=32, batch=4), [load_generator(run, CPU)], CPU, photos)
     image, _ = method.real_lesson(photos, 200, torch.Generator().manual_seed(0))
