@@ -78,6 +78,37 @@ def test_commands_page_has_them_all(page: str) -> None:
     assert "`--f-number N`" in page and "`--near-duplicates <drop\\|keep>`" in page
 
 
+# ---------------------------------------------------------------- links between pages
+
+PAGES = sorted(
+    path for folder in (".", "docs", "examples", "examples/*", "runtime")
+    for path in ROOT.glob(f"{folder}/*.md")
+)  # fmt: skip
+
+
+def anchors(page: str) -> set[str]:
+    """Of a page's headings, as GitHub makes them."""
+    page = re.sub(r"^```.*?^```", "", page, flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.+)$", page, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """Those to other pages, their headings and pictures; addresses elsewhere are not asked."""
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        file, _, place = link.partition("#")
+        if re.match(r"\w+:", link):
+            continue
+        target = (page.parent / file).resolve() if file else page
+        if not target.exists():
+            broken.append(link)
+        elif place and place not in anchors(target.read_text(encoding="utf-8")):
+            broken.append(link)
+    assert not broken, f"{page.relative_to(ROOT)} leads nowhere: {', '.join(broken)}"
+
+
 # ---------------------------------------------------------------- docstrings and their pages
 
 
