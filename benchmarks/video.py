@@ -96,7 +96,7 @@ def measure(
     truths: list[np.ndarray],
     masks: list[np.ndarray],
 ) -> tuple[float, float, float]:
-    """Flicker, jump and outline, in percent."""
+    """Flicker, jump and outline, in percent; no outline (NaN) where it has left the view."""
     full = np.stack([edge_aware(m, f) for m, f in zip(maps, frames, strict=True)])
     spread = float(np.ptp(np.percentile(full, [2, 98])))
     settled = range(FRAMES // 4, FRAMES)
@@ -118,7 +118,8 @@ def measure(
         mask = masks[t].astype(np.uint8)
         band = cv2.dilate(mask, window) > cv2.erode(mask, window)  # empty once it has left
         errors += np.abs(a * full[t] + b - truth[t])[band].tolist()
-    return 100 * flicker, 100 * jump, 100 * float(np.mean(errors)) / float(np.ptp(truth))
+    outline = float(np.mean(errors)) / float(np.ptp(truth)) if errors else math.nan
+    return 100 * flicker, 100 * jump, 100 * outline
 
 
 def show(name: str, kind: str, way: str, found: tuple[float, ...]) -> None:
