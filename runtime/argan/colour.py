@@ -93,7 +93,7 @@ class Space:
 
     def enter(self, pixels: Pixels) -> tuple[Pixels, Callable[[Pixels], Pixels]]:
         """pixels [H, W, 3] of uint8, uint16 or float32 -> the same light in codes of sRGB's curve
-        (uint16 for whole numbers), and the way back from such codes."""
+        (uint16 for whole numbers), and the way back from such codes, which it may overwrite."""
         if self.curves is None:
             return pixels, lambda result: result
         if pixels.dtype.kind == "f":
@@ -106,13 +106,16 @@ class Space:
             _look_up(there, pixels[rows], coded[rows])
 
         def leave(result: Pixels) -> Pixels:
-            left = np.empty(shape, back[0].dtype)
+            left = np.empty(shape, np.uint8) if own is None else result  # memory counts
             for rows in _strips(result):
-                _look_up(back, result[rows], left[rows])
+                alone: Any = False
                 if own is not None:
                     again = np.empty_like(own[rows])
                     _look_up(there, own[rows], again)
-                    np.copyto(left[rows], own[rows], where=again == result[rows])
+                    alone = again == result[rows]
+                _look_up(back, result[rows], left[rows])
+                if own is not None:
+                    np.copyto(left[rows], own[rows], where=alone)
             return left
 
         return coded, leave

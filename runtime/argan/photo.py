@@ -327,14 +327,19 @@ def _to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
 def _deep_png_colours(image: Image.Image, file: IO[bytes]) -> Colours:
     import cv2
 
-    file.seek(0)
-    bare = np.frombuffer(_bare_png(file.read()), np.uint8)
-    stored = cv2.imdecode(bare, cv2.IMREAD_UNCHANGED)
+    image.thumbnail((1, 1), Image.Resampling.NEAREST)  # what it has read is not needed: memory
+    stored = cv2.imdecode(np.frombuffer(_bare_png(file), np.uint8), cv2.IMREAD_UNCHANGED)
     if stored is None or stored.dtype != np.uint16:
         raise ValueError("16-bit pixels that OpenCV can't read")
+    return _deep_colours(rgb_of(stored), image.info.get("icc_profile") or None)
+
+
+def rgb_of(stored: NDArray[Any]) -> NDArray[Any]:
+    """OpenCV's BGR or BGRA [H, W, 3 or 4] as RGB or RGBA, in its place; grey as it is."""
     if stored.ndim == 3:
-        stored = stored[..., [2, 1, 0, 3][: stored.shape[2]]]
-    return _deep_colours(stored, image.info.get("icc_profile") or None)
+        for rows in stored:
+            rows[:, :3] = rows[:, 2::-1].copy()
+    return stored
 
 
 def _deep_colours(stored: NDArray[Any], icc: bytes | None) -> Colours:
@@ -364,18 +369,22 @@ def _unmultiplied(colours: Colours) -> Colours:
     return straight.astype(pixels.dtype), alpha, icc
 
 
-def _bare_png(data: bytes) -> bytes:
+def _bare_png(file: IO[bytes]) -> bytearray:
     """A PNG's pixels alone, with sound checksums: of all else libpng prints complaints."""
-    kept, at = [data[:8]], 8
-    while at + 8 <= len(data):
-        end = at + 12 + int.from_bytes(data[at : at + 4])
-        name, body = data[at + 4 : at + 8], data[at + 8 : end - 4]
-        if name in (b"IHDR", b"tRNS", b"IDAT", b"IEND"):
-            if _png_chunk(name, body) != data[at:end]:
-                raise ValueError("a checksum is wrong")
-            kept.append(data[at:end])
-        at = end
-    return b"".join(kept)
+    length = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    kept = bytearray(file.read(8))
+    while len(head := file.read(8)) == 8:
+        size, name = int.from_bytes(head[:4]) + 4, head[4:]
+        if name not in (b"IHDR", b"tRNS", b"IDAT", b"IEND"):
+            file.seek(size, io.SEEK_CUR)
+            continue
+        body = memoryview(file.read(min(size, length)))
+        if zlib.crc32(body[:-4], zlib.crc32(name)) != int.from_bytes(body[-4:]):
+            raise ValueError("a checksum is wrong")
+        kept += head
+        kept += body
+    return kept
 
 
 # ---------------------------------------------------------------- out
@@ -523,7 +532,7 @@ def _encode_deep_png(photo: Photo) -> bytes:
     layers = _to_bits(photo, 16)[..., ::-1]
     if photo.alpha is not None:
         layers = np.dstack([layers, _whole(photo.alpha, 16)])
-    data = cv2.imencode(".png", layers)[1].tobytes()
+    data = cv2.imencode(".png", layers)[1].ravel().data
     extra = b""
     if photo.icc:
         extra += _png_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(photo.icc))
@@ -532,7 +541,7 @@ def _encode_deep_png(photo: Photo) -> bytes:
     if photo.xmp:
         extra += _png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + photo.xmp)
     header = 8 + 25  # signature and IHDR, which comes first
-    return data[:header] + extra + data[header:]
+    return b"".join([data[:header], extra, data[header:]])
 
 
 def _png_chunk(name: bytes, body: bytes) -> bytes:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from argan.errors import InputError
+from argan.photo import rgb_of
 
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262
 STRIP_OFFSETS, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES = 273, 277, 278, 279
@@ -159,9 +160,7 @@ def decode(data: bytes, directory: Directory) -> NDArray[Any]:
         raise ValueError("pixels that OpenCV can't read")
     if {*stored.shape[:2]} != {directory.width, directory.height}:
         raise ValueError("pixels of another size")
-    if stored.ndim == 3:
-        stored = stored[..., [2, 1, 0, 3][: stored.shape[2]]]
-    return np.ascontiguousarray(stored)
+    return rgb_of(stored)
 
 
 @contextmanager
