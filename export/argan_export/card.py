@@ -22,7 +22,6 @@ def card(
 ) -> str:
     """Markdown. variants: of the manifest, with their parity; files: of the bundle."""
     settings, data = graph.record["settings"], graph.record["data"]
-    pretrained = data.get("pretrained")
     parameters = sum(p.numel() for p in graph.network.parameters())
     lines = [
         f"# {name}",
@@ -31,9 +30,7 @@ def card(
         "labels: an AR-GAN learns to photograph its own sharp images and disparities through a",
         "lens, and this network (AR-GAN-DR) learns from its samples.",
         *second_round(graph.record),
-        f"Its encoder began as {pretrained['weights']}."
-        if pretrained
-        else "No pretrained weights.",
+        pretraining(data),
         "",
         "| | |",
         "| --- | --- |",
@@ -68,6 +65,18 @@ def card(
     ]
     lines += figures(evaluation) if evaluation else ["Accuracy: not measured.", ""]
     return "\n".join(lines)
+
+
+def pretraining(data: dict[str, Any]) -> str:
+    """What it began as, or a student before it, whose weights or cuts it has learnt from."""
+    if "pretrained" in data:
+        return f"Its encoder began as {data['pretrained']['weights']}."
+    before = data
+    while "student" in before:
+        run, before = before["student"]["run"], before["student"]["record"]["data"]
+        if "pretrained" in before:
+            return f"It learnt from `{run}`, which began as {before['pretrained']['weights']}."
+    return "No pretrained weights."
 
 
 def second_round(record: dict[str, Any]) -> list[str]:

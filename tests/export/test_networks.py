@@ -39,13 +39,15 @@ def test_the_card_says_what_was_pretrained() -> None:
     settings = {"network": "lite0", "seed": 0, "steps": 2, "batch": 4, "size": 32}
     record = {"settings": settings, "steps": 2, "seconds": 1, "device": "x86_64", "threads": 1}
     data = {"teachers": {}, "pretrained": {"weights": "EfficientNet-Lite0, pretrained on ImageNet"}}
+    after = {"teachers": {}, "student": {"run": "large", "record": record | {"data": data}}}
     for about, words in (
-        (data, "began as EfficientNet-Lite0, pretrained on ImageNet."),
+        (data, "Its encoder began as EfficientNet-Lite0, pretrained on ImageNet."),
+        (after, "from `large`, which began as EfficientNet-Lite0, pretrained on ImageNet."),
         ({"teachers": {}}, "No pretrained weights."),
     ):
         graph = DepthGraph(nn.Identity(), 96, (0, 1), "dr", record | {"data": about}, "0" * 64)
         text = card("x", graph, {}, {}, None)
-        assert words in text and ("No pretrained" in text) == ("pretrained" not in about)
+        assert words in text and ("No pretrained" in text) == (about not in (data, after))
 
 
 def test_the_card_says_what_a_second_round_learnt_from() -> None:
