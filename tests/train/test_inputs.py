@@ -119,6 +119,10 @@ def test_the_imagenet_variant_says_so_and_learns_its_encoder_slowly(
     begun = image_metrics.efficientnet_lite0_weights()["_conv_stem.weight"]
     moved = (network.stem[0].weight - begun).abs().max()
     assert 0 < moved < 0.01
+    # Its batch norms keep the statistics of real photos; those of the decoder are of the lessons.
+    begun = image_metrics.efficientnet_lite0_weights()["_bn0.running_mean"]
+    assert torch.equal(network.stem[1].running_mean, begun)
+    assert network.decoder[0].layers[1].running_mean.abs().max() > 0
     again = [*words, "--out", str(tmp_path / "dr"), "--resume", "--steps", "3"]
     assert cli.train(again) == 0, "the optimiser's groups are restored"
 

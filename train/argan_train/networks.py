@@ -7,6 +7,7 @@ image [N, 3, H, W] sRGB 0..1 -> DepthNet -> disparity [N, 1, H, W] in 0..1 (1 = 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -341,6 +342,16 @@ class Lite0DepthNet(nn.Module):
             if isinstance(layer, BatchNorm2d):
                 layer.eps = 1e-3  # TensorFlow's
         self.decoder, self.head = make_decoder([16, 24, 40, 112, 320], light)
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        """The encoder's batch norms stay at the statistics of what it was pretrained on: in a batch
+        that is half made up, those of the batch would take real photos for something else."""
+        super().train(mode)
+        for layer in self.pretrained().modules():
+            if isinstance(layer, BatchNorm2d):
+                layer.eval()
+        return self
 
     def pretrained(self) -> nn.ModuleList:
         """What `load_imagenet` fills."""
