@@ -338,7 +338,7 @@ def rgb_of(stored: NDArray[Any]) -> NDArray[Any]:
     """OpenCV's BGR or BGRA [H, W, 3 or 4] as RGB or RGBA, in its place; grey as it is."""
     if stored.ndim == 3:
         for rows in stored:
-            rows[:, :3] = rows[:, 2::-1].copy()
+            rows[:, :3] = rows[:, 2::-1]
     return stored
 
 

@@ -102,6 +102,7 @@ def test_a_student_learns_to_say_in_int8_what_it_says_in_float(shipped):
     short = {"steps": 300, "batch": 8, "warmup": 10, "size": 64}
     config = dataclasses.replace(config, **qat.SETTINGS | short)
     method = qat.Int8Student(config, teachers, CPU, None, student)
+    assert method.trust(1) == 1, "it is the finished student that is followed"
     seen = [method.lesson(8, torch.Generator().manual_seed(1000 + i), i)[0] for i in range(2)]
     before = int8_psnr(student, seen, student)
     for step in range(1, config.steps + 1):

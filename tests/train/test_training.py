@@ -6,6 +6,7 @@ import io
 import json
 import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -502,6 +503,35 @@ def test_a_second_round_follows_crops_of_the_photos_that_it_cut(
         assert ("ranks" in method.step(1)) == (weight > 0)
         learnt.append(method.network.state_dict())
     assert not same(*learnt)
+
+
+def test_a_network_that_knows_nothing_is_not_taught_by_its_own_average_at_first(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masks = torch.zeros(4, 1, 32, 32, dtype=torch.bool)
+    masks[..., 8:24, 8:24] = True
+    cut = Cutouts(torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8), masks, torch.arange(4))
+    config = ArGanDrConfig(size=32, steps=100, batch=8)
+
+    def student(
+        weight: float = 0.5, begin_with: Mapping[str, torch.Tensor] | None = None
+    ) -> ArGanDr:
+        changed = dataclasses.replace(config, consistency_weight=weight, rank_weight=weight)
+        return ArGanDr(changed, [load_generator(run, CPU)], CPU, cut=cut, begin_with=begin_with)
+
+    new, begun = student(), student(begin_with=student().network.state_dict())
+    assert [new.trust(step) < 0.01 for step in (0, 10)] == [True, False]
+    assert 0.2 < new.trust(25) < 0.3 and new.trust(50) == new.trust(100) == 1
+    assert begun.trust(0) == begun.trust(100) == 1
+
+    def learnt(weight: float, trust: float) -> dict[str, torch.Tensor]:
+        monkeypatch.setattr(ArGanDr, "trust", lambda self, step: trust)
+        method = student(weight)
+        method.step(10)
+        return method.network.state_dict()
+
+    assert same(learnt(0.5, 0.0), learnt(5.0, 0.0)), "all of the followed photos' terms"
+    assert not same(learnt(0.5, 1.0), learnt(5.0, 1.0))
 
 
 def test_half_of_the_followed_photos_are_cropped_alone(run: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from math import ceil
+from math import ceil, exp
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ RENDERED_VIEWS = 8
 MULTIPLE = 32  # of the sides of the network's picture
 DECODERS_DIFFER = ("decoder.3", "head")  # in these parts
 PRETRAINED_RATE = 0.1  # of the learning rate, for what was pretrained: a whole one would undo it
+RAMP_UP = 0.5  # of the steps
 
 
 class ArGanDr:
@@ -69,6 +70,7 @@ class ArGanDr:
         torch.manual_seed(config.seed)
         self.network = self.make_network().to(device)
         self.network.load_state_dict(begin_with or {}, strict=False)
+        self.knows_nothing = not begin_with
         # Depthwise convolutions train half as fast again in this layout on the CPU.
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
@@ -148,6 +150,13 @@ class ArGanDr:
         changed = self.taken_badly(augment.recolour(image, rng), rng)
         return torch.where(augment.chance(rng, n, 0.5), image, changed), disparity
 
+    def trust(self, step: int) -> float:
+        """In what its own average says of photos: rises from nearly 0 to 1 (Laine and Aila 2017),
+        but for a network that began with a student's weights. One that knows nothing calls all of
+        a photo half near, and would teach itself to go on so."""
+        late = min(step / (RAMP_UP * self.config.steps), 1.0) if self.knows_nothing else 1.0
+        return exp(-5 * (1 - late) ** 2)
+
     def level(self, predicted: Tensor, target: Tensor) -> Tensor:
         """How far the disparities themselves are apart."""
         if self.config.level == "ssi":
@@ -202,11 +211,12 @@ class ArGanDr:
             logged["rendered"] = self.rendered(image, predicted, target, teacher)
             loss = loss + config.render_weight * logged["rendered"]
         if len(photo):
+            trust = self.trust(step)
             logged["consistency"] = self.level(followed, seen)
-            loss = loss + config.consistency_weight * logged["consistency"]
+            loss = loss + trust * config.consistency_weight * logged["consistency"]
             if config.rank_weight:
                 logged["ranks"] = losses.rank_distance(followed, seen)
-                loss = loss + config.rank_weight * logged["ranks"]
+                loss = loss + trust * config.rank_weight * logged["ranks"]
         self.optimizer.zero_grad()
         loss.backward()
         distributed.average_gradients(self.network.parameters())

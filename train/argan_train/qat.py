@@ -53,6 +53,9 @@ class Int8Student(ArGanDr):
     def make_network(self) -> DepthNet | Lite0DepthNet:
         return copy.deepcopy(self.student).requires_grad_(True)
 
+    def trust(self, step: int) -> float:
+        return 1.0  # in the finished student
+
     def predict(self, image: Tensor) -> Tensor:
         return self.int8(image.contiguous(memory_format=torch.channels_last))
 
