@@ -6,7 +6,7 @@ TORCH_INDEX ?=
 DATA ?= ../shared/data
 BIN := .venv/bin
 
-.PHONY: demo test check lean bench web pictures reference tour train-smoke ablation train-flowers people-model default-model clean
+.PHONY: demo test check lean bench web pictures reference tour train-smoke ablation train-flowers people-model people-lite0-model default-model clean
 
 demo: .venv-demo/done
 	.venv-demo/bin/python examples/refocus.py examples/dahlia.jpg out
@@ -130,6 +130,19 @@ people-model: .venv/done
 	$(BIN)/argan evaluate runs/people-dr --data $(DATA) -o out/people-evaluation
 	$(BIN)/argan export runs/people-dr -o out/people.argan \
 		--evaluation out/people-evaluation/evaluation.json --licence weights/people-dr/LICENSE-WEIGHTS
+
+# Another one, which says so: the encoder of EfficientNet-Lite0, pretrained on ImageNet, with that model's cuts, and then its own.
+people-lite0-model: people-model
+	$(BIN)/argan train ar-gan-dr --preset dr96 --teacher weights/flowers64 --student runs/people-dr \
+		--photos $(DATA)/faces128.zip --network lite0 --decoder light --size 128 --learning-rate 2e-3 \
+		--standing true --ground 0.2 --steps 1500 --out runs/people-lite0-1 --resume
+	$(BIN)/argan train ar-gan-dr --preset dr96 --teacher weights/flowers64 --student runs/people-lite0-1 \
+		--photos $(DATA)/faces128.zip --network lite0 --decoder light --size 128 --learning-rate 2e-3 \
+		--standing true --ground 0.2 --cutout-share 0.9 --composed 0.5 --steps 3000 --seed 1 \
+		--out runs/people-lite0 --resume
+	$(BIN)/argan evaluate runs/people-lite0 --data $(DATA) -o out/people-lite0-evaluation
+	$(BIN)/argan export runs/people-lite0 -o out/people-lite0.argan \
+		--evaluation out/people-lite0-evaluation/evaluation.json --licence weights/people-lite0/LICENSE-WEIGHTS
 
 default-model: .venv/done
 	$(BIN)/argan evaluate weights/flowers-dr --data $(DATA) -o out/default-evaluation

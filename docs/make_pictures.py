@@ -1,6 +1,6 @@
 """Make the pictures of docs/optics.md and docs/gallery.md, by the commands that stand beside them.
 
-    python docs/make_pictures.py [--data ../shared/data] [--people out/people.argan]
+    python docs/make_pictures.py [--data ../shared/data] [--people BUNDLE ...]
                                  [--work out/pictures] [--out docs/images]
 
 The scene of docs/optics.md is drawn here: five cards on a tiled floor, a wall with lights, a level
@@ -283,7 +283,7 @@ def optics_pages() -> Iterator[tuple[str, Image.Image]]:
 # ---------------------------------------------------------------- docs/gallery.md
 
 
-def gallery_pages(samples: Path, people: Path) -> Iterator[tuple[str, Image.Image]]:
+def gallery_pages(samples: Path, people: list[Path]) -> Iterator[tuple[str, Image.Image]]:
     write_pug(samples / "iphone_pug_depth.heic")
     at = "render pug.png --depth pug.npy --focus 930,930 --focal-length 26 --sensor-width 36"
     shots = {
@@ -323,13 +323,14 @@ def gallery_pages(samples: Path, people: Path) -> Iterator[tuple[str, Image.Imag
     yield "stream", sheet(by_model("stream", samples / "stream.jpg"), 4, 290)
 
 
-    if people.exists():
-        Path("people.argan").write_bytes(people.read_bytes())
-        astronaut = samples / "astronaut_512.png"
-        shots = by_model("astronaut-people", astronaut, "--model people.argan")
-        yield "astronaut-people", sheet(shots, 4, 290)
-    else:
-        print(f"{people} is not there (make people-model): no picture of its")
+    for bundle in people:
+        if not bundle.exists():
+            print(f"{bundle} is not there (make {bundle.stem}-model): no picture of its")
+            continue
+        Path(bundle.name).write_bytes(bundle.read_bytes())
+        name = f"astronaut-{bundle.stem}"
+        shots = by_model(name, samples / "astronaut_512.png", f"--model {bundle.name}")
+        yield name, sheet(shots, 4, 290)
 
 
 def by_model(name: str, source: Path, model: str = "") -> dict[str, Image.Image]:
@@ -383,12 +384,13 @@ def write_table(source: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--people", type=Path, default=Path("out/people.argan"))
+    parser.add_argument("--people", type=Path, nargs="*", metavar="BUNDLE",
+                        default=[Path("out/people.argan"), Path("out/people-lite0.argan")])
     parser.add_argument("--work", type=Path, default=Path("out/pictures"))
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     options = parser.parse_args()
     samples, out = (options.data / "samples").resolve(), options.out.resolve()
-    people = options.people.resolve()
+    people = [path.resolve() for path in options.people]
     options.work.mkdir(parents=True, exist_ok=True)
     out.mkdir(parents=True, exist_ok=True)
     with chdir(options.work):
