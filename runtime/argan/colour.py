@@ -99,24 +99,24 @@ class Space:
         if pixels.dtype.kind == "f":
             return self._enter_float(pixels, self.curves)
         top, shape = int(np.iinfo(pixels.dtype).max), pixels.shape
-        own = pixels if top > 255 else None  # 8 bits fit one to one, 16 do not
         there, back = zip(*(_tables(curve, top) for curve in self.curves), strict=True)
         coded = np.empty(pixels.shape, np.uint16)
         for rows in _strips(pixels):
             _look_up(there, pixels[rows], coded[rows])
 
         def leave(result: Pixels) -> Pixels:
-            left = np.empty(shape, np.uint8) if own is None else result  # memory counts
-            for rows in _strips(result):
-                alone: Any = False
-                if own is not None:
-                    again = np.empty_like(own[rows])
-                    _look_up(there, own[rows], again)
-                    alone = again == result[rows]
-                _look_up(back, result[rows], left[rows])
-                if own is not None:
-                    np.copyto(left[rows], own[rows], where=alone)
-            return left
+            if top == 255:  # 8 bits fit one to one, 16 do not
+                left = np.empty(shape, np.uint8)
+                for rows in _strips(result):
+                    _look_up(back, result[rows], left[rows])
+                return left
+            for rows in _strips(result):  # in its place, for memory
+                again = np.empty_like(pixels[rows])
+                _look_up(there, pixels[rows], again)
+                alone = again == result[rows]
+                _look_up(back, result[rows], result[rows])
+                np.copyto(result[rows], pixels[rows], where=alone)
+            return result
 
         return coded, leave
 
