@@ -345,8 +345,8 @@ class Lite0DepthNet(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> Self:
-        """The encoder's batch norms stay at the statistics of what it was pretrained on: in a batch
-        that is half made up, those of the batch would take real photos for something else."""
+        """The encoder's batch norms stay at the statistics that it begins with, those of real
+        photos; a batch of lessons is small, and half of it is made up."""
         super().train(mode)
         for layer in self.pretrained().modules():
             if isinstance(layer, BatchNorm2d):
